@@ -1,0 +1,260 @@
+"""Training steps a second, ours and open_clip's, side by side in one process from the same weights.
+
+Two batches of ViT-B/32: captions of 16 tokens, and images of 100 classes that show class texts. Both sides compute
+the same loss (the pair diagonal, in float32) and their losses are compared at the first step; both take AdamW steps
+without gradient clipping. Pixels and tokens are ready beforehand on both sides: uint8 and the batch's own length
+for ours, normalised float32 and 77 tokens for open_clip's, as its transform and its tokenizer make them.
+"""
+
+import argparse
+import gc
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from unicl.data.collate import ClassTexts, Collator, Drawn
+from unicl.data.text import Tokenizer, load_tokenizer
+from unicl.model import ModelSettings, TwoTowers
+from unicl.recipes import clip as clip_recipe
+from unicl.space import Batch, Sample
+from unicl.towers.image import ImageSettings
+from unicl.towers.text import TextSettings
+from unicl.towers.weights.open_clip import image_state, text_state
+from unicl.train.optim import OptimSettings, adamw, clip
+from unicl.train.ranks import Ranks
+from unicl.train.step import plain_step
+
+THEIR_MODEL = "ViT-B-32-quickgelu"
+OUR_MODEL = "vit_base_patch32_clip_quickgelu_224"
+TEMPLATE = "a photo of a {}, a type of thing."
+OPTIM = OptimSettings(lr=1e-5, clip=None)
+COLORS = ("red", "blue", "green", "black", "white", "yellow", "brown", "pink", "gold", "silver")
+THINGS = ("dog", "car", "house", "tree", "bird", "boat", "flower", "shirt", "train", "cup")
+LINKS = ("and", "with", "near", "on", "under", "by", "in", "over", "at", "beside")
+
+Step = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One kind of batch: its samples, the same texts row by row for open_clip, and the ratio that is to be reached."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    texts: tuple[str, ...]
+    wanted: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """Both models with the same weights."""
+
+    ours: TwoTowers
+    theirs: torch.nn.Module
+
+
+def captions(size: int, *, tokenizer: Tokenizer, rng: np.random.Generator) -> Case:
+    """Distinct captions of 16 tokens, the two marks included."""
+    draw = lambda words: str(rng.choice(words))  # noqa: E731
+    texts = tuple(
+        " ".join(f"{draw(COLORS)} {draw(THINGS)} {draw(LINKS)}" for _ in range(5)).rsplit(" ", 1)[0]
+        for _ in range(size)
+    )
+    assert set(tokenizer.lengths(texts).tolist()) == {16}
+    samples = tuple(Sample(id=str(k), captions=(text,)) for k, text in enumerate(texts))
+    return Case(name="captions of 16 tokens", samples=samples, texts=texts, wanted=1.5)
+
+
+def classes(size: int, *, rng: np.random.Generator) -> Case:
+    """Images of 100 classes, each class at least once, with one text a class."""
+    names = [f"{color} {thing}" for color in COLORS for thing in THINGS]
+    labels = [names[k % len(names)] for k in rng.permutation(size)]
+    samples = tuple(Sample(id=str(k), labels=(label,), namespace="things") for k, label in enumerate(labels))
+    texts = tuple(TEMPLATE.format(label) for label in labels)
+    return Case(name=f"labels of {len(set(labels))} classes", samples=samples, texts=texts, wanted=1.7)
+
+
+def build() -> Sides:
+    """A random open_clip model, and ours with its weights."""
+    torch.manual_seed(0)
+    theirs = open_clip.create_model(THEIR_MODEL, pretrained_image=False, output_dict=True)
+    text = TextSettings(name="clip", tokenizer="clip", layers=12, dim=512, heads=8)
+    settings = ModelSettings(image=ImageSettings(name=OUR_MODEL), text=text, width=512, terms=clip_recipe().terms)
+    ours = TwoTowers(settings, tokenizer=load_tokenizer("clip", context=77))
+    state = theirs.state_dict()
+    ours.image.load_state_dict(image_state(state, ours.image))
+    assert ours.text is not None
+    ours.text.load_state_dict(text_state(state, ours.text))
+    return Sides(ours=ours.train(), theirs=theirs.train())
+
+
+def our_batch(case: Case, images: Tensor, *, tokenizer: Tokenizer, mode: str) -> Batch:
+    """The batch as our collator makes it: ``mode`` is "sample" for the recipe clip, "label" for unicl."""
+    texts = ClassTexts(templates={"en": (TEMPLATE,), "zh": (TEMPLATE,)}, names={})
+    drawn = [
+        Drawn(sample=sample, source="bench", caption=next(iter(sample.captions), None), image=image)
+        for sample, image in zip(case.samples, images, strict=True)
+    ]
+    return Collator(mode=mode, texts=texts, tokenizer=tokenizer)(drawn, rng_key=(0,))  # type: ignore[arg-type]
+
+
+def our_step(model: TwoTowers, batch: Batch) -> Step:
+    """A step as `unicl.train.loop` takes it."""
+    optimiser = adamw(model, OPTIM)
+
+    def step() -> float:
+        optimiser.zero_grad(set_to_none=True)
+        result = plain_step(model, batch, ranks=Ranks(), precision="fp32")
+        norm = clip(model.parameters(), norm=OPTIM.clip)
+        assert math.isfinite(float(norm))
+        optimiser.step()
+        model.objective.clamp()
+        return float(result.loss)
+
+    return step
+
+
+def their_step(model: torch.nn.Module, images: Tensor, tokens: Tensor) -> Step:
+    """A step as ``open_clip_train.train`` takes it in float32, with the parameter groups of its main file."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
+    rest = [p for _, p in named if all(p is not other for other in plain)]
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": OPTIM.weight_decay}]
+    optimiser = torch.optim.AdamW(groups, lr=OPTIM.lr, betas=(OPTIM.beta1, OPTIM.beta2), eps=OPTIM.eps)
+    loss = open_clip.ClipLoss()
+
+    def step() -> float:
+        optimiser.zero_grad()
+        total = sum(loss(**model(images, tokens), output_dict=True).values())
+        total.backward()
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        return float(total)
+
+    return step
+
+
+def measure(sides: tuple[Step, Step], *, repeats: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Losses and seconds of both sides, taking turns; the first step of each is warm-up."""
+    losses: list[list[float]] = [[], []]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(repeats + 1):
+        for side, step in enumerate(sides):
+            began = time.perf_counter()
+            losses[side].append(step())
+            seconds[side].append(time.perf_counter() - began)
+    return losses, [each[1:] for each in seconds]
+
+
+def run(case: Case, *, repeats: int) -> dict[str, object]:
+    """Build both sides, train them by turns on one batch, and say what came out."""
+    sides = build()
+    tokenizer = sides.ours.tokenizer
+    assert tokenizer is not None
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (len(case.samples), 3, 224, 224), dtype=torch.uint8, generator=generator)
+    pixels = (images.float() / 255 - sides.ours.image.mean) / sides.ours.image.std
+    tokens = open_clip.get_tokenizer(THEIR_MODEL)(list(case.texts))
+    batch = our_batch(case, images, tokenizer=tokenizer, mode="sample")
+    value = label_values(case, sides, replace(batch, images=images), pixels=pixels, tokens=tokens)
+    steps = our_step(sides.ours, batch), their_step(sides.theirs, pixels, tokens)
+    losses, seconds = measure(steps, repeats=repeats)
+    ours, theirs = (len(images) / statistics.median(each) for each in seconds)
+    pairs = [b / a for a, b in zip(*seconds, strict=True)]
+    return {
+        "images": len(images),
+        "texts encoded": [len(batch.tokens), len(tokens)],
+        "tokens a text": [batch.tokens.shape[1], tokens.shape[1]],
+        "first loss": [losses[0][0], losses[1][0]],
+        "last loss": [losses[0][-1], losses[1][-1]],
+        **value,
+        "seconds": seconds,
+        "samples per second": [ours, theirs],
+        "ratio": ours / theirs,
+        "ratio of each pair": pairs,
+        "wanted": case.wanted,
+    }
+
+
+@torch.no_grad()
+def label_values(case: Case, sides: Sides, batch: Batch, *, pixels: Tensor, tokens: Tensor) -> dict[str, object]:
+    """With labels, UniCL's loss besides: of our batch with label keys, and from open_clip's embeddings by formula."""
+    labels = [label for sample in case.samples for label in sample.labels]
+    if not labels:
+        return {}
+    assert sides.ours.tokenizer is not None
+    by_label = our_batch(case, batch.images, tokenizer=sides.ours.tokenizer, mode="label")
+    ours, _ = sides.ours.objective(sides.ours(by_label))
+    out = sides.theirs(pixels, tokens)
+    scores = (out["logit_scale"] * out["image_features"] @ out["text_features"].T).double()
+    same = torch.tensor([[a == b for b in labels] for a in labels], dtype=torch.float64)
+    target = same / same.sum(1, keepdim=True)
+    both = [-(target * table.log_softmax(1)).sum(1).mean() for table in (scores, scores.T)]
+    return {"unicl loss": [float(ours), float(sum(both) / 2)]}
+
+
+def show(results: dict[str, dict[str, object]]) -> None:
+    """The table of all cases."""
+    table = Table("batch", "images", "side", "texts x tokens", "first loss", "samples/s", "ratio", "wanted")
+    for name, result in results.items():
+        for side, who in enumerate(("ours", "open_clip")):
+            number = lambda key: result[key][side]  # type: ignore[index]  # noqa: B023, E731
+            table.add_row(
+                *((name, str(result["images"])) if side == 0 else ("", "")),
+                who,
+                f"{number('texts encoded')} x {number('tokens a text')}",
+                f"{number('first loss'):.6f}",
+                f"{number('samples per second'):.2f}",
+                *((f"{result['ratio']:.2f}", f"{result['wanted']}") if side == 0 else ("", "")),
+            )
+    Console().print(table)
+
+
+def main() -> None:
+    """Run both cases and write ``results/step.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--captioned", type=int, default=64, help="images in the batch of captions")
+    parser.add_argument("--labelled", type=int, default=128, help="images in the batch of labels")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.json")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    rng = np.random.default_rng(0)
+    cases = (
+        captions(asked.captioned, tokenizer=load_tokenizer("clip", context=77), rng=rng),
+        classes(asked.labelled, rng=rng),
+    )
+    results = {}
+    for case in cases:
+        results[case.name] = run(case, repeats=asked.repeats)
+        gc.collect()
+    show(results)
+    packages = ("unicl", "torch", "timm", "transformers", "open_clip_torch")
+    setting = {
+        "model": "ViT-B/32, float32",
+        "threads": asked.threads,
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "order": "every list: ours, open_clip",
+    }
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps({**setting, "cases": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""The command: one short function per verb. Heavy packages are imported inside, so that --help is quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from unicl.errors import BadImage, UserError
+
+app = App(
+    name="unicl",
+    help="Train, adapt, evaluate and use language-image models on any mix of labelled, captioned and unpaired data.\n\n"
+    "DATA is a folder, table, tar or saved data set, `PATH` or `PATH?image=COLUMN&text=COLUMN&label=COLUMN&weight=2&"
+    "namespace=NAME`.",
+    help_format="markdown",
+)
+
+
+@app.command
+def check(
+    *data: str,
+    batch: int = 256,
+    context: int = 77,
+    max_images: int | None = None,
+    json_out: Annotated[str | None, Parameter(name="--json")] = None,
+    html: Path | None = None,
+) -> int:
+    """Say what is in the data and what is wrong with it, before training.
+
+    Example: `unicl check photos/ 'captions.csv?text=title' --html check.html`
+
+    Parameters
+    ----------
+    data
+        Sources to look at, together.
+    batch
+        Batch size for which false negatives, the floor of the loss and memory are worked out.
+    context
+        Longest text in tokens.
+    max_images
+        Look at no more images than these, spread over the data.
+    json_out
+        Write the report as JSON to this file (- is standard output).
+    html
+        Write the report as a page with pictures.
+    """
+    from unicl.data.check.run import check as run
+    from unicl.data.sources import load_all
+
+    _needs(data, "unicl check photos/")
+    report = run(load_all(data), batch_size=batch, context=context, max_images=max_images)
+    if json_out != "-":
+        report.show(Console())
+    _write(json_out, report.to_json())
+    _write(html, report.to_html())
+    return 1 if report.problems else 0
+
+
+@app.command
+def train(
+    *,
+    data: list[str] | None = None,
+    recipe: str | None = None,
+    out: Path,
+    val: list[str] | None = None,
+    resume: bool = False,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    width: int | None = None,
+    class_share: float | None = None,
+    class_dims: int | None = None,
+    image: str | None = None,
+    image_weights: str | None = None,
+    image_size: int | None = None,
+    lock_image: bool = False,
+    text: str | None = None,
+    text_weights: str | None = None,
+    tokenizer: str | None = None,
+    prompts: str | None = None,
+    class_names: str | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    seed: int | None = None,
+    eval_every: int | None = None,
+    save_every: int | None = None,
+    metric: str | None = None,
+    patience: int | None = None,
+    max_bad: int = 100,
+    track: list[str] | None = None,
+    device: str = "auto",
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> int:
+    """Train a model on any mix of labelled and captioned images; on several processes with torchrun -m unicl train.
+
+    Examples: `unicl train --data photos/ --data 'captions.csv?text=title' --out runs/a --steps 200`;
+    `unicl train --resume --out runs/a`;
+    `torchrun --nproc-per-node 2 -m unicl train --recipe unicl --data photos/ --out runs/b`
+
+    Parameters
+    ----------
+    data
+        A source; repeat for several.
+    recipe
+        clip, unicl, florence, itl (the default), siglip, supcon, cross_entropy, or file.py:function.
+    out
+        Folder of the run: configuration, metrics, checkpoints.
+    val
+        A source to evaluate on while training; repeat for several.
+    resume
+        Go on from the last checkpoint; the configuration is the run's own unless given again.
+    batch
+        Batch size over all processes.
+    class_share
+        itl: the weight of class texts against captions, 0 to 1.
+    class_dims
+        itl: how many leading dimensions classes read.
+    image
+        Any timm model.
+    image_weights
+        random, hub, package:NAME, a file or a folder.
+    lock_image
+        Train the image tower's head only; without augmentation its features are made once and kept.
+    text
+        clip, bert, or a transformers folder or hub name.
+    tokenizer
+        train (on your texts), clip, chinese, or a folder.
+    prompts
+        Templates for class names: auto, en, en-short, zh, zh-short, clip80, unicl81, or a file.
+    class_names
+        File from label to class name(s): json or txt.
+    max_bad
+        Unreadable images to leave out before giving up.
+    track
+        tensorboard or wandb.
+    set_
+        Any other field of the recipe, such as optim.weight_decay=0.1 or data.balance=true.
+    """
+    from unicl.run import Job, default_weights, read_job
+    from unicl.run import train as run
+
+    if resume and recipe is None and not data:
+        job = read_job(out)
+    else:
+        _needs(data, "unicl train --data photos/ --out runs/a")
+        arguments = {"width": width, "class_share": class_share, "class_dims": class_dims}
+        made = _recipe(recipe or "itl", arguments)
+        fields: dict[str, Any] = {
+            "fit.steps": steps, "fit.epochs": epochs, "fit.precision": precision, "fit.seed": seed,
+            "fit.eval_every": eval_every, "fit.save_every": save_every, "fit.metric": metric, "fit.patience": patience,
+            "fit.track": track, "data.batch": batch, "data.prompts": prompts, "optim.lr": lr,
+            "image.name": image, "image.weights": image_weights or ("random" if image else None),
+            "image.size": image_size, "image.locked": lock_image or None,
+            "text.name": text, "text.weights": text_weights, "text.tokenizer": tokenizer,
+        }  # fmt: skip
+        job = Job(
+            recipe=default_weights(_assigned(made, fields, set_ or [])),
+            data=tuple(data or ()),
+            val=tuple(val or ()),
+            class_names=class_names,
+            max_bad=max_bad,
+        )
+    outcome = run(job, out, resume=resume, device=device)
+    return outcome.code
+
+
+@app.command
+def evaluate(
+    model: Path,
+    *,
+    data: list[str],
+    task: list[Literal["zeroshot", "retrieval", "probe", "knn"]] | None = None,
+    train_data: list[str] | None = None,
+    prompts: str = "auto",
+    test_fraction: float = 0.3,
+    seed: int = 0,
+    batch: int = 64,
+    out: Path | None = None,
+) -> int:
+    """Measure a model on your own data; every number comes with a 95 % interval.
+
+    Writes report.json, report.md and report.html into the run folder, or into --out.
+
+    Example: `unicl evaluate runs/a --data photos/ --task zeroshot --task retrieval --task probe`
+
+    Parameters
+    ----------
+    model
+        A run folder or a model folder.
+    data
+        A source to measure on; repeat for several.
+    task
+        What to measure; all that the data allows if not given.
+    train_data
+        Where probe and knn learn; else a part of the data is split off.
+    prompts
+        Templates for class names: auto, en, en-short, zh, zh-short, clip80, unicl81, or a file.
+    test_fraction
+        Share of the data that probe and knn are tested on when there is no training data.
+    """
+    from unicl.data.sources import load_all
+    from unicl.evaluate.job import evaluate as run
+    from unicl.model import load_model
+
+    _needs(data, "unicl evaluate runs/a --data photos/")
+    report = run(
+        load_model(model),
+        load_all(data),
+        tasks=tuple(task or ()),
+        templates=prompts,
+        train_sources=load_all(train_data) if train_data else None,
+        test_fraction=test_fraction,
+        seed=seed,
+        batch=batch,
+    )
+    report.show(Console())
+    folder = out or model
+    for name, content in {"json": report.to_json(), "md": report.to_markdown(), "html": report.to_html()}.items():
+        _write(folder / f"report.{name}", content)
+    return 0
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int | None = None) -> int:
+    """Train clip, unicl, one space and itl on emoji of two artists, and show them side by side.
+
+    Writes data, runs and page.html into --out; at most three minutes on two cores.
+    """
+    from unicl.demo.run import demo as run
+
+    run(out, seeds=seeds, steps=steps)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave with its exit status: 0 good, 1 failed, 2 a mistake of the user's, 130 interrupted."""
+    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        errors.print(f"unicl: {_plain(error)}\nSee unicl --help.")
+        code = 2
+    except UserError as error:
+        errors.print(f"unicl: {error}")
+        code = error.code
+    except BadImage as error:
+        errors.print(f"unicl: an image cannot be used: {error}")
+        code = 2
+    except KeyboardInterrupt:
+        errors.print("unicl: interrupted")
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _recipe(name: str, arguments: dict[str, Any]) -> Any:
+    """The recipe of a name with the arguments that were given; the width is a field of every recipe."""
+    from dataclasses import replace
+    from inspect import signature
+
+    from unicl import lookup
+
+    given = {argument: value for argument, value in arguments.items() if value is not None}
+    width = given.pop("width", None)
+    make = lookup.find(name)
+    if width is not None and "width" in signature(make).parameters:
+        return lookup.recipe(name, arguments={**given, "width": width})
+    made = lookup.recipe(name, arguments=given)
+    return made if width is None else replace(made, width=width)
+
+
+def _assigned(recipe: Any, fields: dict[str, Any], more: list[str]) -> Any:
+    """The recipe with the flags that were given, then with --set."""
+    from unicl.config import assign
+
+    given = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
+    return assign(recipe, [*given, *more])
+
+
+def _needs(data: Any, example: str) -> None:
+    if not data:
+        raise UserError(f"no data given; name a folder, table or tar, for example: {example}")
+
+
+def _write(path: Path | str | None, content: str) -> None:
+    if path is None:
+        return
+    if str(path) == "-":
+        print(content)
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    Console(stderr=True, highlight=False).print(f"wrote {path}")
+
+
+def _plain(error: CycloptsError) -> str:
+    return str(error).strip()

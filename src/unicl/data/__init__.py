@@ -1,0 +1,1 @@
+"""Anything on disk to batches: sources, samples, stream."""

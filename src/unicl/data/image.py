@@ -1,0 +1,245 @@
+"""Image files to uint8 pixels: decode, fit for evaluation, augment for training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unicl.data.sources import read_bytes
+from unicl.errors import BadImage, UserError
+from unicl.space import ImageSource
+
+MAX_PIXELS = 178_956_970
+"""The size above which Pillow itself refuses an image as a decompression bomb."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+"""What is opened: pictures made of pixels. Formats that start other programs (EPS) stay out."""
+
+TURNS: Mapping[int, Image.Transpose] = MappingProxyType(
+    {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+)
+"""How to turn an image upright, by the value of EXIF's orientation tag (Exif 2.3, section 4.6.4)."""
+
+ORIENTATION = 0x0112
+LONGEST = 4
+"""Only the middle of an image longer than this many times its short side can be seen after a centre crop."""
+
+RATIOS = (3 / 4, 4 / 3)
+ATTEMPTS = 10
+JITTER_CHANCE = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """How training varies an image.
+
+    ``crop`` is the share of the area that a crop keeps (CLIP, section 2.4: a random square crop); ``jitter`` scales
+    the colour changes of SupCon (brightness, contrast, saturation .4, hue .1, applied to 8 images in 10); ``flip``
+    mirrors half of the images (it spoils texts that say left or right, and letters); ``gray`` is a probability.
+    """
+
+    crop: tuple[float, float] = (0.9, 1.0)
+    flip: bool = False
+    jitter: float = 0.0
+    gray: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.crop
+        if not 0 < low <= high <= 1:
+            raise UserError(f"crop={self.crop} is not a pair of shares of the image, such as (0.9, 1.0)")
+        if not 0 <= self.jitter <= 2.5:
+            raise UserError(f"jitter={self.jitter} is not between 0 (none) and 2.5; SupCon's strength is 1")
+        if not 0 <= self.gray <= 1:
+            raise UserError(f"gray={self.gray} is not a probability between 0 and 1")
+
+
+def decode(image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The pixels of an image as it is meant to be seen: ``(3, H, W)`` uint8 RGB.
+
+    Turned by its EXIF tag, transparent parts on white, 16-bit values scaled, the first frame of an animation.
+    Raises `BadImage` with a short reason; the size is read from the header before anything is decoded.
+    """
+    content = read_bytes(image)
+    if not content:
+        raise BadImage("empty file")
+    try:
+        with Image.open(BytesIO(content), formats=_formats()) as opened:
+            return _pixels(opened, max_pixels=max_pixels)
+    except BadImage:
+        raise
+    # Broken files make Pillow's decoders fail in any way; each of them is this image's fault.
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def fit(image: Tensor, *, size: int, mode: Literal["crop", "squash", "pad"] = "crop") -> Tensor:
+    """One view of an image for evaluation: ``(3, H, W)`` uint8 to ``(3, size, size)`` uint8.
+
+    ``crop`` scales the shorter side to ``size`` and keeps the centre (CLIP's preprocessing); ``squash`` ignores the
+    aspect ratio (ALIGN, LiT, Chinese-CLIP); ``pad`` scales the longer side and adds black. Bicubic, antialiased.
+    """
+    if mode == "squash":
+        return _resize(image, height=size, width=size)
+    if mode == "pad":
+        return _padded(image, size=size)
+    if mode != "crop":
+        raise UserError(f"the image mode {mode!r} is not known; it is 'crop', 'squash' or 'pad'")
+    image = _middle(image, longest=LONGEST)
+    height, width = image.shape[1:]
+    short = min(height, width)
+    scaled = _resize(image, height=size * height // short, width=size * width // short)
+    top, left = round((scaled.shape[1] - size) / 2), round((scaled.shape[2] - size) / 2)
+    return scaled[:, top : top + size, left : left + size].contiguous()
+
+
+def augment(image: Tensor, settings: Augment, *, size: int, rng: np.random.Generator) -> Tensor:
+    """One random view of an image for training: ``(3, H, W)`` uint8 to ``(3, size, size)`` uint8.
+
+    The same state of ``rng`` gives the same pixels, in any thread.
+    """
+    top, left, height, width = _random_box(*image.shape[1:], share=settings.crop, rng=rng)
+    view = _resize(image[:, top : top + height, left : left + width], height=size, width=size)
+    if settings.flip and rng.random() < 0.5:
+        view = view.flip(2)
+    if settings.jitter and rng.random() < JITTER_CHANCE:
+        view = _jittered(view, strength=settings.jitter, rng=rng)
+    if settings.gray and rng.random() < settings.gray:
+        view = _gray(view)
+    return view.contiguous()
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _pixels(opened: Image.Image, *, max_pixels: int) -> Tensor:
+    width, height = opened.size
+    if width * height > max_pixels:
+        raise BadImage(f"too large: {width} x {height} pixels, the limit is {max_pixels:,}")
+    if width * height == 0:
+        raise BadImage("no pixels")
+    image = _upright(_rgb(opened), turn=_orientation(opened))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode[0] in "IF":
+        return _eight_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Gray values of 16 or 32 bits by their range: Pillow's own conversion cuts them off at 255."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    if image.mode.startswith("I;16"):
+        top = 65535.0
+    else:
+        top = next((limit for limit in (1.0, 255.0, 65535.0) if values.max() <= limit), values.max())
+        top = 255.0 if image.mode == "I" and top == 1.0 else top
+    return Image.fromarray((values.clip(min=0) * (255 / top)).round().astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    # A broken EXIF block is no reason to lose the picture.
+    except Exception:
+        return 1
+
+
+def _upright(image: Image.Image, *, turn: int) -> Image.Image:
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).casefold()
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large: more pixels than Pillow allows"
+    if "truncated" in text or "unexpected end" in text or isinstance(error, EOFError):
+        return "cut off"
+    return f"broken: {str(error).splitlines()[0][:80] if text.strip() else type(error).__name__}"
+
+
+def _resize(image: Tensor, *, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image.contiguous()
+    # On uint8 this is vectorised, keeps Pillow's rounding to one grey level and lets other threads run.
+    return torch.nn.functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
+
+
+def _middle(image: Tensor, *, longest: int) -> Tensor:
+    height, width = image.shape[1:]
+    limit = longest * min(height, width)
+    tall, wide = min(height, limit), min(width, limit)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return image[:, top : top + tall, left : left + wide]
+
+
+def _padded(image: Tensor, *, size: int) -> Tensor:
+    height, width = image.shape[1:]
+    longer = max(height, width)
+    tall, wide = max(1, round(size * height / longer)), max(1, round(size * width / longer))
+    result = torch.zeros(3, size, size, dtype=torch.uint8)
+    top, left = (size - tall) // 2, (size - wide) // 2
+    result[:, top : top + tall, left : left + wide] = _resize(image, height=tall, width=wide)
+    return result
+
+
+def _random_box(
+    height: int, width: int, *, share: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box of a random area and aspect ratio inside the image (the crop of Inception): top, left, height, width."""
+    for _ in range(ATTEMPTS):
+        area = height * width * rng.uniform(*share)
+        ratio = np.exp(rng.uniform(*np.log(RATIOS)))
+        wide, tall = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1)), tall, wide
+    tall = min(height, max(1, round(width / RATIOS[0])))
+    wide = min(width, max(1, round(height * RATIOS[1])))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def _jittered(image: Tensor, *, strength: float, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue in a random order (SupCon, section 4; code: .4, .4, .4, .1)."""
+    from torchvision.transforms.v2 import functional
+
+    changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    reach = 0.4 * strength
+    factors = [max(0.0, float(rng.uniform(1 - reach, 1 + reach))) for _ in changes]
+    hue = float(rng.uniform(-0.1, 0.1)) * strength
+    for step in rng.permutation(4):
+        image = functional.adjust_hue(image, hue) if step == 3 else changes[step](image, factors[step])
+    return image
+
+
+def _gray(image: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    gray: Tensor = functional.rgb_to_grayscale(image, num_output_channels=3)
+    return gray

@@ -1,0 +1,33 @@
+"""Labels, texts and samples to 64-bit keys that are the same in every process, on every machine, in every run."""
+
+import unicodedata
+from hashlib import blake2b
+
+from unicl.space import NO_KEY
+
+
+def class_key(namespace: str, label: str) -> int:
+    """The key of a class: equal labels of two namespaces are two classes."""
+    return _hash("class", namespace, label)
+
+
+def text_key(text: str) -> int:
+    """The key of a text: equal strings have one key (Florence, section 2.2), after `normalise`."""
+    return _hash("text", normalise(text))
+
+
+def sample_key(source: str, id: str) -> int:
+    """The key of one sample of one source: nothing else in the world has it."""
+    return _hash("sample", source, id)
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts are compared: Unicode NFKC, one blank for any white space, no case."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _hash(*parts: str) -> int:
+    # The length before each part keeps ("a", "bc") and ("ab", "c") apart.
+    content = b"".join(len(p := part.encode("utf-8", "surrogatepass")).to_bytes(8, "big") + p for part in parts)
+    value = int.from_bytes(blake2b(content, digest_size=8).digest(), "big", signed=True)
+    return value if value != NO_KEY else 1

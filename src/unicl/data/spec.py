@@ -1,0 +1,177 @@
+"""What the user types for a source: a path, and after ``?`` how to read it."""
+
+import codecs
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote
+
+from unicl.errors import UserError, suggest
+
+FIELDS = ("image", "text", "label", "weight", "namespace", "encoding", "names", "root", "format")
+ENCODINGS = ("utf-8", "gb18030", "gbk", "big5", "shift_jis", "euc_kr", "latin-1", "cp1252", "utf-16")
+MAX_FILES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One source as typed: its files and the fields of its query.
+
+    ``image``, ``text``, ``label`` name columns: None is a guess, "" is none. ``encoding`` "" is UTF-8 or what the
+    file's byte order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed.
+    """
+
+    typed: str
+    path: Path
+    paths: tuple[Path, ...]
+    image: str | None = None
+    text: str | None = None
+    label: str | None = None
+    weight: float = 1.0
+    namespace: str | None = None
+    encoding: str = ""
+    names: Path | None = None
+    root: Path | None = None
+    format: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the path as typed."""
+        return self.path.name or self.path.resolve().name or "data"
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the source is or lies in."""
+        return self.paths[0] if self.paths[0].is_dir() else self.paths[0].parent
+
+
+def parse(typed: str) -> Spec:
+    """Read ``PATH`` or ``PATH?field=value&...``; a file whose own name holds ``?`` is taken as it is.
+
+    Raises `UserError` for a path that is not there, an unknown field or a value that cannot be meant.
+    """
+    place, query = _split(typed)
+    fields = _fields(query, typed=typed)
+    path = Path(place).expanduser()
+    paths = tuple(file.absolute() for file in _expand(place))
+    folder = paths[0] if paths[0].is_dir() else paths[0].parent
+    return Spec(
+        typed=typed,
+        path=path.absolute() if path.name else path.resolve(),
+        paths=paths,
+        image=fields.get("image"),
+        text=fields.get("text"),
+        label=fields.get("label"),
+        weight=_weight(fields.get("weight", "1")),
+        namespace=fields.get("namespace"),
+        encoding=_encoding(fields.get("encoding", "")),
+        names=_beside(folder, fields.get("names"), field="names"),
+        root=_beside(folder, fields.get("root"), field="root"),
+        format=fields.get("format"),
+    )
+
+
+def exists(path: Path) -> bool:
+    """Whether something is at ``path``; a name that the file system cannot hold is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _split(typed: str) -> tuple[str, str]:
+    if not typed.strip():
+        raise UserError("a source has an empty path; give a file or a folder, for example --data photos/")
+    if "://" in typed.partition("?")[0]:
+        raise UserError(f"{typed!r} is an address; unicl reads files on disk: download it first and give its path")
+    if "?" not in typed or exists(Path(typed).expanduser()):
+        return typed, ""
+    cuts = [at for at, letter in enumerate(typed) if letter == "?"]
+    for cut in reversed(cuts):
+        if exists(Path(typed[:cut]).expanduser()):
+            return typed[:cut], typed[cut + 1 :]
+    return typed[: cuts[0]], typed[cuts[0] + 1 :]
+
+
+def _fields(query: str, *, typed: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        field, equals, value = part.partition("=")
+        if field not in FIELDS:
+            known = ", ".join(FIELDS)
+            raise UserError(
+                f"{typed!r} has the unknown field {field!r}{suggest(field, FIELDS) or ';'} known fields: {known}"
+            )
+        if not equals:
+            raise UserError(f"{typed!r}: the field {field!r} has no value; write {field}=VALUE")
+        if field in found:
+            raise UserError(f"{typed!r} gives the field {field!r} twice; keep one of them")
+        found[field] = unquote(value)
+    return found
+
+
+def _expand(place: str) -> list[Path]:
+    path = Path(place).expanduser()
+    if exists(path):
+        return [path]
+    if "{" in place:
+        return _existing(list(islice(_braces(place), MAX_FILES + 1)), place=place)
+    if "*" in path.name and (files := sorted(path.parent.glob(path.name))):
+        return files
+    near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise UserError(f"there is no file or folder {place!r}{suggest(path.name, near)}")
+
+
+def _braces(place: str) -> Iterator[Path]:
+    from braceexpand import UnbalancedBracesError, braceexpand
+
+    try:
+        for name in braceexpand(place):
+            yield Path(name).expanduser()
+    except UnbalancedBracesError as error:
+        raise UserError(
+            f"the braces of {place!r} do not match; write a range as 'shards/{{00000..00099}}.tar'"
+        ) from error
+
+
+def _existing(files: list[Path], *, place: str) -> list[Path]:
+    if len(files) > MAX_FILES:
+        raise UserError(f"{place!r} names more than {MAX_FILES:,} files; give a smaller range or a folder")
+    missing = [file for file in files if not exists(file)]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(files)} files of {place!r} are not there, the first is {str(missing[0])!r}"
+        )
+    return files
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise UserError(f"weight={text!r} is not a positive number; write for example weight=2")
+    return weight
+
+
+def _encoding(name: str) -> str:
+    if not name:
+        return ""
+    try:
+        return codecs.lookup(name).name
+    except LookupError as error:
+        raise UserError(f"encoding={name!r} is not known{suggest(name, ENCODINGS)}") from error
+
+
+def _beside(folder: Path, name: str | None, *, field: str) -> Path | None:
+    """A file that the query names: beside the data, or else from where the command runs."""
+    if not name:
+        return None
+    typed = Path(name).expanduser()
+    for path in (folder / typed, typed.absolute()):
+        if exists(path):
+            return path
+    raise UserError(f"{field}={name}: there is no {str(typed)!r} beside the data in {str(folder)!r} or here")

@@ -1,0 +1,1 @@
+"""A demonstration on real pictures: what each system learns from the same labels and captions."""

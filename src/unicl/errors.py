@@ -1,0 +1,22 @@
+"""The one error a user may see: what came, what was wanted, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in the user's data, flags or files; the command prints its text and exits with ``code``."""
+
+    def __init__(self, message: str, *, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BadImage(ValueError):
+    """An image that cannot be used; its text is the reason that the quarantine lists."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'x'?"`` or ``""``, for the end of an error about an unknown word."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,1 @@
+"""Model and samples to a table of numbers."""

@@ -1,0 +1,129 @@
+"""Samples to embeddings, once for all tasks; images that cannot be read are set aside."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from unicl.data.image import decode, fit
+from unicl.data.sources import Source
+from unicl.errors import BadImage, UserError
+from unicl.evaluate.bar import bar
+from unicl.evaluate.exact import require_finite
+from unicl.evaluate.report import Unreadable
+from unicl.model import TwoTowers, View
+from unicl.space import ImageSource, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """N samples with an image, each image once, and what the model makes of it.
+
+    ``features (N, F)`` before the head; ``instances (N, D)`` and ``classes (N, D')`` the two views of the embedding.
+    """
+
+    samples: tuple[Sample, ...]
+    features: Tensor
+    instances: Tensor
+    classes: Tensor
+    unreadable: tuple[Unreadable, ...] = ()
+
+    def take(self, index: Tensor) -> Self:
+        """The samples at ``index (M,)``."""
+        return replace(
+            self,
+            samples=tuple(self.samples[i] for i in index.tolist()),
+            features=self.features[index],
+            instances=self.instances[index],
+            classes=self.classes[index],
+        )
+
+
+def distinct_images(sources: Sequence[Source]) -> tuple[Sample, ...]:
+    """The samples that have an image, those of one image merged: all its captions, all its labels.
+
+    A table with a row for each caption becomes one sample an image. The id tells the source if there are several.
+    """
+    merged: dict[ImageSource, Sample] = {}
+    for source in sources:
+        for sample in source.samples:
+            if sample.image is None:
+                continue
+            name = f"{source.name}/{sample.id}" if len(sources) > 1 else sample.id
+            merged[sample.image] = _merge(merged.get(sample.image), replace(sample, id=name))
+    return tuple(merged.values())
+
+
+def embed_pictures(
+    model: TwoTowers, samples: Sequence[Sample], *, batch: int = 64, progress: bool = False, what: str = "images"
+) -> Pictures:
+    """Decode and embed; each image passes the tower once, and threads decode the next batch meanwhile.
+
+    Raises `UserError` if no image can be read or the model's embeddings are not finite.
+    """
+    kept: list[Sample] = []
+    bad: list[Unreadable] = []
+    features: list[Tensor] = []
+    with bar(what, total=len(samples), shown=progress) as advance:
+        for part, pixels in _decoded(samples, size=model.settings.image.size, batch=batch):
+            good = [(s, p) for s, p in zip(part, pixels, strict=True) if isinstance(p, Tensor)]
+            bad += [Unreadable(id=s.id, reason=p) for s, p in zip(part, pixels, strict=True) if isinstance(p, str)]
+            if good:
+                kept += [sample for sample, _ in good]
+                features.append(model.image_features(torch.stack([p for _, p in good]), batch=batch))
+            advance(len(part))
+    if not kept:
+        raise UserError(_nothing(bad))
+    rows = torch.cat(features)
+    return Pictures(
+        samples=tuple(kept),
+        features=require_finite(rows, what="images' features"),
+        instances=_view(model, rows, view="instances"),
+        classes=_view(model, rows, view="classes"),
+        unreadable=tuple(bad),
+    )
+
+
+def _view(model: TwoTowers, features_NF: Tensor, *, view: View) -> Tensor:
+    # A tower takes features in place of pixels, so only its head runs here.
+    return require_finite(model.embed_image(features_NF, view=view, batch=4096), what="image embeddings")
+
+
+def _merge(first: Sample | None, sample: Sample) -> Sample:
+    if first is None:
+        return sample
+    captions = tuple(dict.fromkeys(first.captions + sample.captions))
+    return replace(first, captions=captions, labels=tuple(dict.fromkeys(first.labels + sample.labels)))
+
+
+def _decoded(
+    samples: Sequence[Sample], *, size: int, batch: int
+) -> Iterator[tuple[Sequence[Sample], list[Tensor | str]]]:
+    parts = [samples[start : start + batch] for start in range(0, len(samples), batch)]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        waiting = [pool.submit(_pixels, sample, size=size) for part in parts[:1] for sample in part]
+        for number, part in enumerate(parts):
+            following = parts[number + 1] if number + 1 < len(parts) else ()
+            coming = [pool.submit(_pixels, sample, size=size) for sample in following]
+            yield part, [future.result() for future in waiting]
+            waiting = coming
+
+
+def _pixels(sample: Sample, *, size: int) -> Tensor | str:
+    if sample.image is None:
+        return "no image"
+    try:
+        return fit(decode(sample.image), size=size)
+    except BadImage as error:
+        return str(error)
+
+
+def _nothing(bad: Sequence[Unreadable]) -> str:
+    if not bad:
+        return "the data has no sample with an image; evaluation needs images"
+    first = "; ".join(f"{one.id}: {one.reason}" for one in bad[:3])
+    return f"none of the {len(bad)} images can be read ({first}); look at them with `unicl check`"

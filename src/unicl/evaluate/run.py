@@ -1,0 +1,140 @@
+"""All tasks of an evaluation in one pass over the images."""
+
+from collections.abc import Sequence
+
+from unicl.data.sources import Source
+from unicl.errors import UserError, suggest
+from unicl.evaluate.bootstrap import Bootstrap
+from unicl.evaluate.captions import cannot_retrieve, run_retrieval
+from unicl.evaluate.classes import Names
+from unicl.evaluate.classification import cannot_zero_shot, run_zero_shot
+from unicl.evaluate.job import Job, Options, Plan, Task
+from unicl.evaluate.learned import cannot_learn, run_neighbours, run_probe
+from unicl.evaluate.pictures import distinct_images, embed_pictures
+from unicl.evaluate.report import Fact, Report, Result
+from unicl.model import TwoTowers
+
+TASKS = (
+    Task(name="zeroshot", why_not=cannot_zero_shot, run=run_zero_shot),
+    Task(name="retrieval", why_not=cannot_retrieve, run=run_retrieval),
+    Task(name="probe", why_not=cannot_learn, run=run_probe, learns=True),
+    Task(name="knn", why_not=cannot_learn, run=run_neighbours, learns=True),
+)
+
+
+def evaluate(
+    model: TwoTowers,
+    sources: Sequence[Source],
+    *,
+    tasks: Sequence[str] = (),
+    names: Names | None = None,
+    templates: Sequence[str] | None = None,
+    train_sources: Sequence[Source] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    batch: int = 64,
+    bootstrap: Bootstrap | None = None,
+    mistakes: int = 12,
+    progress: bool = False,
+    title: str = "",
+) -> Report:
+    """Measure a model on labelled and captioned images; the same call gives the same report.
+
+    * ``tasks``: "zeroshot", "retrieval", "probe", "knn"; none means all that the data and the model allow.
+    * ``names``: the classes, as a list or as label to name; by default the sorted labels of the data.
+    * ``templates``: sentences with ``{}``; by default the English or Chinese set that fits the names.
+    * ``train_sources``: what probe and neighbours learn from; without them the data is split, ``test_fraction`` of each
+      class for measuring, drawn by ``seed``.
+    * ``batch``: images that pass the tower at once. ``mistakes``: how many of each kind the report shows.
+
+    Raises `UserError` for a task that cannot be done, unless others can: then a note of the report says why not.
+    """
+    options = Options(
+        names=names,
+        templates=templates,
+        test_fraction=_fraction(test_fraction),
+        seed=seed,
+        bootstrap=bootstrap or Bootstrap(seed=seed),
+        mistakes=mistakes,
+        progress=progress,
+    )
+    training = None if train_sources is None else distinct_images(train_sources)
+    plan = Plan(model=model, samples=distinct_images(sources), training=training, options=options)
+    chosen, notes = _possible(_known(tasks), plan, asked=bool(tasks))
+    job = _embed(plan, chosen, batch=batch)
+    # Unreadable images may have taken a task's last labels or captions with them.
+    chosen, more = _possible(chosen, job.plan, asked=bool(tasks))
+    return _report(job, [task.run(job) for task in chosen], sources=sources, notes=notes + more, title=title)
+
+
+def _known(tasks: Sequence[str]) -> tuple[Task, ...]:
+    names = tuple(task.name for task in TASKS)
+    for name in tasks:
+        if name not in names:
+            raise UserError(f"there is no task {name!r}{suggest(name, names)}; choose from {', '.join(names)}")
+    return tuple(task for task in TASKS if not tasks or task.name in tasks)
+
+
+def _possible(tasks: Sequence[Task], plan: Plan, *, asked: bool) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+    if not plan.samples:
+        raise UserError("the data has no sample with an image; evaluation needs images")
+    reasons = {task: task.why_not(plan) for task in tasks}
+    possible = tuple(task for task, reason in reasons.items() if reason is None)
+    if not possible:
+        said = "; ".join(f"{task.name}: {reason}" for task, reason in reasons.items())
+        raise UserError(f"nothing can be evaluated on this data ({said}); give data with labels or captions")
+    # What nobody asked for is not missed.
+    notes = tuple(f"{task.name} was left out: {reason}" for task, reason in reasons.items() if reason and asked)
+    return possible, notes
+
+
+def _embed(plan: Plan, tasks: Sequence[Task], *, batch: int) -> Job:
+    shown = plan.options.progress
+    training = None
+    if plan.training is not None and any(task.learns for task in tasks):
+        training = embed_pictures(plan.model, plan.training, batch=batch, progress=shown, what="training images")
+    pictures = embed_pictures(plan.model, plan.samples, batch=batch, progress=shown)
+    return Job(model=plan.model, pictures=pictures, training=training, options=plan.options)
+
+
+def _report(
+    job: Job, results: Sequence[Result], *, sources: Sequence[Source], notes: tuple[str, ...], title: str
+) -> Report:
+    settings, bootstrap = job.model.settings, job.options.bootstrap
+    unreadable = job.pictures.unreadable + (job.training.unreadable if job.training else ())
+    facts: dict[str, Fact] = {
+        "recipe": settings.recipe,
+        "image tower": settings.image.name,
+        "text tower": settings.text.name if settings.text else "none",
+        "embedding width": settings.width,
+        "data": ", ".join(source.name for source in sources),
+        "images": len(job.pictures.samples),
+        "images that could not be read": len(unreadable),
+        "seed": job.options.seed,
+        "resamples": bootstrap.resamples,
+    }
+    return Report(
+        title=title or settings.recipe,
+        facts=facts,
+        level=bootstrap.level,
+        results=tuple(results),
+        notes=notes + _name_clash(sources),
+        unreadable=unreadable,
+    )
+
+
+def _name_clash(sources: Sequence[Source]) -> tuple[str, ...]:
+    spaces: dict[str, set[str]] = {}
+    for sample in (sample for source in sources for sample in source.samples):
+        for label in sample.labels:
+            spaces.setdefault(label, set()).add(sample.namespace)
+    both = sorted(label for label, names in spaces.items() if len(names) > 1)
+    if not both:
+        return ()
+    return (f"equal labels of several sources are measured as one class: {', '.join(both[:5])}",)
+
+
+def _fraction(value: float) -> float:
+    if not 0 < value < 1:
+        raise UserError(f"the test fraction is {value}, but must lie between 0 and 1, such as 0.2")
+    return value

@@ -1,0 +1,256 @@
+"""Two towers and the terms that trained them: embed, compare, classify, save and load as one folder."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unicl.data.image import decode, fit
+from unicl.data.prompts import fill
+from unicl.data.text import Tokenizer, load_tokenizer
+from unicl.errors import UserError, suggest
+from unicl.objective.terms import Classify, ClassName, ContrastSettings, Objective, TermSettings
+from unicl.space import Batch, Columns, Embedding, ImageSource, Slice, prefix
+from unicl.towers.image import ImageSettings, ImageTower
+from unicl.towers.text import TextSettings, TextTower
+
+View = Literal["instances", "classes"]
+Images = Tensor | Sequence[ImageSource | Image.Image | str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """All that rebuilds a model but its weights; ``width`` is D, ``format`` the version of the folder's layout."""
+
+    image: ImageSettings = ImageSettings()
+    text: TextSettings | None = TextSettings()
+    width: int = 512
+    terms: tuple[TermSettings, ...] = (ContrastSettings(),)
+    classes: tuple[ClassName, ...] = ()
+    recipe: str = "custom"
+    format: int = 1
+
+    @property
+    def views(self) -> dict[View, int | None]:
+        """How many leading dimensions each use reads: classes and instances; None is all of them."""
+        dims = {t.texts: t.dims for t in self.terms if isinstance(t, ContrastSettings)}
+        whole = dims.get("all")
+        return {"instances": dims.get("captions", whole), "classes": dims.get("classes", whole)}
+
+
+class TwoTowers(nn.Module):
+    """An image tower, a text tower (absent in recipes without texts) and the objective's terms with their scales."""
+
+    def __init__(self, settings: ModelSettings, *, tokenizer: Tokenizer | None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.image = ImageTower(settings.image, width=settings.width)
+        self.text = None if settings.text is None else _text_tower(settings, tokenizer)
+        features = self.image.feature_width
+        self.objective = Objective(settings.terms, features=features, classes=settings.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, batch: Batch) -> Columns:
+        """Both columns of a batch through their towers; each distinct text is encoded once."""
+        return Columns(
+            images=self.image(batch.images),
+            views=None if batch.views is None else self.image(batch.views),
+            image_keys=batch.image_keys,
+            texts=self._texts(batch),
+            text_keys=batch.text_keys,
+            text_counts=batch.text_counts,
+        )
+
+    def embed_image(
+        self, images: Images, *, view: View = "instances", batch: int = 64, progress: bool = False
+    ) -> Tensor:
+        """``(N, D')`` float32 unit vectors of pictures: paths, bytes, PIL images, or a uint8 ``(N, 3, S, S)`` tensor.
+
+        ``view`` says what the vectors are for; a nested model reads its prefix for classes. Raises `BadImage`.
+        """
+        if self.text is None and view == "classes" and self._head() is not None:
+            # A classifier's view of classes: features and a 1, to meet weights and biases in `classifier`.
+            features = self.image_features(images, batch=batch, progress=progress)
+            return torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        return self.see(self.embed_whole(images, batch=batch, progress=progress), view=view)
+
+    def embed_whole(self, images: Images, *, batch: int = 64, progress: bool = False) -> Tensor:
+        """``(N, D)`` whole unit vectors, of which `see` takes the part that a use reads."""
+        return self._embed(images, batch=batch, progress=progress, what="whole")
+
+    def image_features(self, images: Images, *, batch: int = 64, progress: bool = False) -> Tensor:
+        """``(N, F)`` features before the head, what a linear probe reads (CLIP, appendix A.3)."""
+        return self._embed(images, batch=batch, progress=progress, what="features")
+
+    def embed_text(self, texts: Sequence[str], *, view: View = "instances", batch: int = 256) -> Tensor:
+        """``(N, D')`` float32 unit vectors of texts."""
+        if self.text is None or self.tokenizer is None:
+            raise UserError(f"this model was trained with {self.settings.recipe!r}, which has no text tower")
+        rows = [torch.zeros(0, self.settings.width)]
+        with _quiet(self):
+            for start in range(0, len(texts), batch):
+                tokens, mask = self.tokenizer(list(texts[start : start + batch]))
+                rows.append(self.text(tokens.to(self.device), mask.to(self.device)).whole.float().cpu())
+        return self.see(torch.cat(rows), view=view)
+
+    def similarity(self, images: Images, texts: Sequence[str], *, view: View = "instances") -> Tensor:
+        """``(I, T)`` cosines between pictures and texts."""
+        return self.embed_image(images, view=view) @ self.embed_text(texts, view=view).T
+
+    def classifier(self, names: Sequence[str], *, templates: Sequence[str]) -> Tensor:
+        """``(C, D')`` vectors of classes by name, to be multiplied with images in the class view.
+
+        Every template is filled, embedded and normalised; the mean is normalised again (CLIP, section 3.1.4).
+        """
+        head = self._head()
+        if self.text is None and head is not None:
+            return _rows(head, names)
+        if not len(names) or not len(templates):
+            raise UserError("a classifier needs at least one class name and one template")
+        texts = [fill(template, name) for name in names for template in templates]
+        vectors = self.embed_text(texts, view="classes")
+        return F.normalize(vectors.view(len(names), len(templates), -1).mean(1), dim=-1)
+
+    def see(self, whole_ND: Tensor, *, view: View) -> Tensor:
+        """The part of whole embeddings that a use reads, at unit length."""
+        return prefix(whole_ND, self.settings.views[view])
+
+    def scale(self, view: View) -> float:
+        """The learned multiplier of the cosines of a view: softmax(scale * cosine) gives probabilities."""
+        scales = self.objective.scales()
+        found = scales.get(view) or next(iter(scales.values()), None)
+        return 100.0 if found is None else found.value
+
+    def save(self, folder: Path) -> None:
+        """Write config.json, model.safetensors and the tokenizer into ``folder``, which must be new or empty."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = TypeAdapter(ModelSettings).dump_python(self.settings, mode="json")
+        content["views"] = self.settings.views
+        (folder / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder / "tokenizer")
+
+    def _head(self) -> Classify | None:
+        return next((term for term in self.objective.terms.values() if isinstance(term, Classify)), None)
+
+    def _texts(self, batch: Batch) -> Embedding | None:
+        if self.text is None:
+            return None
+        if not len(batch.tokens):
+            empty = torch.zeros(0, self.settings.width, device=batch.tokens.device)
+            return Embedding(whole=empty, features=empty)
+        distinct = self.text(batch.tokens, batch.token_mask)
+        return Embedding(whole=distinct.whole[batch.text_index], features=distinct.features[batch.text_index])
+
+    def _embed(self, images: Images, *, batch: int, progress: bool, what: Literal["whole", "features"]) -> Tensor:
+        width = self.settings.width if what == "whole" else self.image.feature_width
+        rows = [torch.zeros(0, width)]
+        starts = range(0, len(images), batch)
+        with _quiet(self):
+            for start in track(starts, description="embedding images", disable=not progress, transient=True):
+                pixels = _pixels(images[start : start + batch], size=self.settings.image.size)
+                embedding = self.image(pixels.to(self.device))
+                rows.append(getattr(embedding, what).float().cpu())
+        return torch.cat(rows)
+
+
+def load_model(folder: str | Path) -> TwoTowers:
+    """Read a model folder, or the newest model of a run folder; raises `UserError` if there is none."""
+    home = model_folder(Path(folder))
+    settings = read_settings(home / "config.json")
+    tokens = home / "tokenizer"
+    context = settings.text.context if settings.text else 77
+    model = TwoTowers(settings, tokenizer=load_tokenizer(str(tokens), context=context) if tokens.is_dir() else None)
+    try:
+        model.load_state_dict(load_file(home / "model.safetensors"))
+    except Exception as error:
+        raise UserError(f"the weights in {home} do not fit its config.json: {error}") from error
+    return model.eval()
+
+
+def model_folder(path: Path) -> Path:
+    """The folder that holds config.json: ``path`` itself, or the best checkpoint of a run; raises `UserError`."""
+    candidates = [path]
+    with suppress(OSError, ValueError, KeyError):
+        run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        candidates += [path / "checkpoints" / run["best"], path / "checkpoints" / run["last"]]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    state = "does not exist" if not path.exists() else "holds no model (config.json and model.safetensors)"
+    raise UserError(f"{str(path)!r} {state}; give a run folder or a model folder that `unicl train` wrote")
+
+
+def read_settings(path: Path) -> ModelSettings:
+    """Settings from a config.json; raises `UserError` naming the field that is wrong."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("views", None)
+        return TypeAdapter(ModelSettings).validate_python(content)
+    except (ValidationError, ValueError) as error:
+        raise UserError(f"{path} is not a unicl model configuration: {error}") from error
+
+
+def _text_tower(settings: ModelSettings, tokenizer: Tokenizer | None) -> TextTower:
+    if settings.text is None or tokenizer is None:
+        raise UserError("a text tower needs a tokenizer")
+    return TextTower(
+        settings.text,
+        width=settings.width,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+    )
+
+
+def _rows(head: Classify, names: Sequence[str]) -> Tensor:
+    """``(C, F + 1)`` weights and biases of a classifier's classes, by name."""
+    unknown = [name for name in names if name not in head.labels]
+    if unknown:
+        near = suggest(unknown[0], head.labels)
+        raise UserError(f"this model only knows the classes it was trained on, and {unknown[0]!r} is none{near}")
+    rows = [head.labels.index(name) for name in names]
+    return torch.cat([head.head.weight, head.head.bias[:, None]], dim=1)[rows].detach().float().cpu()
+
+
+def _pixels(images: Images, *, size: int) -> Tensor:
+    if isinstance(images, Tensor):
+        return images
+    return torch.stack([fit(_decoded(image), size=size) for image in images])
+
+
+def _decoded(image: ImageSource | Image.Image | str) -> Tensor:
+    if isinstance(image, Image.Image):
+        array = np.asarray(image.convert("RGB"))
+        return torch.from_numpy(array.copy()).permute(2, 0, 1)
+    return decode(image if isinstance(image, bytes | Slice) else Path(image))
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and back to what it was, so that training may look in between."""
+    modes: Mapping[nn.Module, bool] = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

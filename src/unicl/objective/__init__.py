@@ -1,0 +1,1 @@
+"""Scores and keys to a loss."""

@@ -1,0 +1,209 @@
+"""The space of image, text and key that everything else works in.
+
+Shape letters used in every name that ends in capitals:
+
+====== ==============================================================
+letter meaning
+====== ==============================================================
+I      images of a batch
+T      texts of a batch; need not equal I
+U      distinct texts of a batch, each encoded once
+E      entries of a sparse incidence of rows and keys
+D      embedding width
+F      feature width of a tower, before its head
+P      parts of an image or of a text (patches, tokens)
+L      tokens of a text, padding included
+C      classes
+V      augmented views of one image
+N      rows of either kind
+====== ==============================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+NO_KEY = 0
+"""The key of nothing: no class, text or sample ever has it (`unicl.data.keys` never returns it)."""
+
+
+class TextType(IntEnum):
+    """What a text says: what is in one image, or the name of a class."""
+
+    CAPTION = 0
+    CLASS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """``size`` bytes at ``offset`` of a file: one member of an uncompressed archive, read in place."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+ImageSource = Path | bytes | Slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One thing of a data set: an image, captions and labels, any of them possibly missing.
+
+    ``id`` names the sample in messages and is unique within its source and stable between runs.
+    ``labels`` are names as the data gives them ("0" is a class like any other); ``namespace`` says
+    whose names they are, so that equal names of two sources stay two classes.
+    """
+
+    id: str
+    image: ImageSource | None = None
+    captions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """Which rows carry which keys: a sparse incidence of ``size`` rows with E entries.
+
+    ``rows``, ``keys``, ``types`` are ``(E,)`` int64 (``types`` holds `TextType`), ``weights`` is ``(E,)`` float32.
+    A row without an entry shows nothing that is known.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    types: Tensor
+    weights: Tensor
+    size: int
+
+    @classmethod
+    def single(cls, keys: Tensor, *, type: TextType = TextType.CAPTION) -> Self:
+        """One key a row, `NO_KEY` meaning none; ``keys`` is ``(N,)``."""
+        rows = (keys != NO_KEY).nonzero()[:, 0]
+        types = torch.full_like(rows, int(type))
+        weights = torch.ones(len(rows), device=keys.device)
+        return cls(rows=rows, keys=keys[rows], types=types, weights=weights, size=len(keys))
+
+    @classmethod
+    def empty(cls, size: int) -> Self:
+        """``size`` rows that carry nothing."""
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(rows=none, keys=none, types=none, weights=torch.zeros(0), size=size)
+
+    def to(self, device: torch.device) -> Self:
+        """The same incidence on another device."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def having(self, type: TextType) -> Tensor:
+        """``(size,)`` bool: the rows that carry a key of this type."""
+        mask = torch.zeros(self.size, dtype=torch.bool, device=self.rows.device)
+        mask[self.rows[self.types == int(type)]] = True
+        return mask
+
+    def only(self, type: TextType) -> Self:
+        """The entries of one type, for all rows."""
+        return self._take(self.types == int(type), size=self.size)
+
+    def select(self, mask: Tensor) -> Self:
+        """The rows where ``mask (size,)`` holds, numbered anew."""
+        number = mask.cumsum(0) - 1
+        kept = self._take(mask[self.rows], size=int(mask.sum()))
+        return replace(kept, rows=number[kept.rows])
+
+    def _take(self, entries: Tensor, *, size: int) -> Self:
+        return replace(self._map(lambda t: t[entries]), size=size)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            rows=change(self.rows),
+            keys=change(self.keys),
+            types=change(self.types),
+            weights=change(self.weights),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One step's data: an image column of I rows and a text column of T rows.
+
+    * ``images``: ``(I, 3, H, W)`` uint8 pixels, or ``(I, F)`` float features of a locked tower; I may be 0.
+    * ``views``: a second augmented view of the same images, if the recipe asks for it.
+    * ``tokens``, ``token_mask``: ``(U, L)`` the distinct texts, padded to the longest of the batch.
+    * ``text_index``: ``(T,)`` the row of ``tokens`` that each text row shows; T may be 0.
+    * ``text_counts``: ``(T,)`` float32, how many equal rows a text row stands for.
+    * ``image_keys`` (I rows) and ``text_keys`` (T rows): what each row shows.
+    * ``ids``: the samples the batch was made of, for messages.
+    """
+
+    images: Tensor
+    image_keys: Keys
+    tokens: Tensor
+    token_mask: Tensor
+    text_index: Tensor
+    text_keys: Keys
+    text_counts: Tensor
+    views: Tensor | None = None
+    ids: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on another device."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            image_keys=self.image_keys.to(device),
+            tokens=self.tokens.to(device, non_blocking=True),
+            token_mask=self.token_mask.to(device, non_blocking=True),
+            text_index=self.text_index.to(device, non_blocking=True),
+            text_keys=self.text_keys.to(device),
+            text_counts=self.text_counts.to(device, non_blocking=True),
+            views=None if self.views is None else self.views.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Embeddings of the parts of each row: ``values (N, P, D)``, ``mask (N, P)`` bool, true where a part is real."""
+
+    values: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """What a tower makes of a column: ``whole (N, D)`` of unit length, and its parts if the recipe asks.
+
+    ``features (N, F)`` are the tower's before the head: what a linear probe reads.
+    """
+
+    whole: Tensor
+    features: Tensor
+    parts: Parts | None = None
+
+
+def prefix(whole_ND: Tensor, dims: int | None) -> Tensor:
+    """The first ``dims`` of each vector at unit length; None is the whole vector as it is."""
+    if dims is None or dims == whole_ND.shape[-1]:
+        return whole_ND
+    return torch.nn.functional.normalize(whole_ND[..., :dims], dim=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What the towers make of a batch, and all that an objective sees.
+
+    ``images`` has I rows and ``texts`` T rows (each distinct text already repeated where it is needed);
+    ``views`` is the second view of the same images. Rows of other ranks may be among them.
+    """
+
+    images: Embedding
+    image_keys: Keys
+    texts: Embedding | None
+    text_keys: Keys
+    text_counts: Tensor
+    views: Embedding | None = None

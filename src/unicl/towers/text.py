@@ -1,0 +1,272 @@
+"""A transformers model as a text tower: tokens to embeddings."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
+from unicl.errors import UserError, suggest
+from unicl.space import Embedding
+from unicl.towers.heads import HeadKind, Pool, embed, make_head, places_of, pool_tokens
+from unicl.towers.last import clip_text_at
+from unicl.towers.weights import hub, package
+from unicl.towers.weights.load import load_text_weights
+
+NAMES: Final = ("clip", "bert", "package:minilm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSettings:
+    """What a text tower is made of.
+
+    * ``name``: "clip" (causal, QuickGELU), "bert" (reads both ways), "package:minilm", or a folder or hub name that
+      transformers reads; these last bring their own sizes, so ``layers``, ``dim``, ``heads`` and ``eps`` are unused.
+    * ``tokenizer``: "train" (on the user's texts), "clip", "chinese", a folder, or "" for the model's own.
+    * ``pool``: see `unicl.towers.heads.pool_tokens`; "default" is what the model was made for.
+    * ``vocab``: entries of a trained tokenizer at most; ``context``: longest text in tokens.
+    * ``eps``: of the layer norms; CLIP has 1e-5, UniCL 1e-12.
+    * ``locked``: the transformer does not learn; its head still does.
+    """
+
+    name: str = "clip"
+    tokenizer: str = "train"
+    layers: int = 4
+    dim: int = 256
+    heads: int = 4
+    context: int = 77
+    vocab: int = 8192
+    eps: float = 1e-5
+    pool: Literal["default", "eos", "cls", "mean", "max", "last"] = "default"
+    head: HeadKind = "linear"
+    weights: str = "random"
+    locked: bool = False
+    dropout: float = 0.0
+    checkpointing: bool = False
+
+
+class TextTower(nn.Module):
+    """A transformers model and a head; ``width`` is the embedding's. Weights are random: see `build_text_tower`.
+
+    Raises `UserError` if there is no such model or it does not fit the settings.
+    """
+
+    def __init__(self, settings: TextSettings, *, width: int, vocab_size: int, eos_id: int, pad_id: int) -> None:
+        super().__init__()
+        config = _config(settings, vocab_size=vocab_size, eos_id=eos_id, pad_id=pad_id)
+        self.settings: Final = settings
+        self.eos_id: Final = eos_id
+        self.causal: Final[bool] = config.model_type == "clip_text_model"
+        self.pool: Final[Pool] = _pool(settings, config)
+        self.backbone: Final = _backbone(config)
+        self.feature_width: Final[int] = int(config.hidden_size)
+        self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
+        if settings.checkpointing:
+            self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.locked = False
+        self.lock(settings.locked)
+
+    def lock(self, locked: bool) -> None:
+        """Stop the transformer's learning, or let it learn again."""
+        self.locked = locked
+        self.backbone.requires_grad_(not locked)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.locked:
+            self.backbone.eval()
+        return self
+
+    def features(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """``(U, F)`` from ``tokens (U, L)`` and ``mask (U, L)`` bool, true where a token is real; padding is right."""
+        if len(tokens) == 0:
+            return torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
+            if self.causal and (self.pool == "eos" or self.pool == "last"):
+                return clip_text_at(
+                    self.backbone, tokens, places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
+                )
+            # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
+            seen = None if self.causal else mask
+            states = self.backbone(input_ids=tokens, attention_mask=seen).last_hidden_state
+            return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Embedding:
+        """Tokens as in `features` to an `Embedding` whose whole is ``(U, D)`` at unit length."""
+        return embed(self.features(tokens, mask), self.head)
+
+    def save_config(self, folder: Path) -> None:
+        """Write ``config.json``; the folder can then be the ``name`` of this model where the original is missing."""
+        self.backbone.config.save_pretrained(folder)
+
+
+def build_text_tower(settings: TextSettings, *, width: int, tokenizer: Tokenizer) -> TextTower:
+    """A text tower with the weights that the settings name.
+
+    Raises `UserError` if the model or the weights do not exist, or do not fit each other or the tokenizer.
+    """
+    tower = TextTower(
+        settings, width=width, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+    )
+    if settings.weights != "random":
+        load_text_weights(tower, source=settings.weights, name=settings.name)
+    return tower
+
+
+def build_tokenizer(settings: TextSettings, *, texts: Iterable[str] = ()) -> Tokenizer:
+    """The tokenizer that the settings name; ``texts`` are read only to train one.
+
+    Raises `UserError` if it does not exist, or there is no text to train it on.
+    """
+    if settings.tokenizer == "train":
+        return train_tokenizer(texts, vocab_size=settings.vocab, context=settings.context)
+    name = settings.tokenizer or _own_tokenizer(settings)
+    if name.startswith("package:") or (name.count("/") == 1 and not Path(name).exists()):
+        name = str(_place(name))
+    return load_tokenizer(name, context=settings.context)
+
+
+def _own_tokenizer(settings: TextSettings) -> str:
+    match settings.name:
+        case "clip":
+            return "clip"
+        case "bert":
+            raise UserError(
+                "the text model 'bert' has no tokenizer of its own; choose train, clip, chinese or a folder"
+            )
+        case name:
+            return str(_place(name))
+
+
+def _place(name: str) -> Path:
+    """Where the folder of a model is: as given, in a package, or in the hub's cache."""
+    if name.startswith("package:"):
+        return package.text_folder(name.removeprefix("package:"))
+    place = Path(name).expanduser()
+    if place.is_dir():
+        return place
+    if place.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"no text model {name!r}: give one of {', '.join(NAMES)}, or a folder{suggest(name, NAMES)}")
+    return hub.snapshot(name)
+
+
+def _config(settings: TextSettings, *, vocab_size: int, eos_id: int, pad_id: int) -> Any:
+    match settings.name:
+        case "clip":
+            config = _clip_config(settings)
+        case "bert":
+            config = _bert_config(settings)
+        case name:
+            config = _read_config(_place(name))
+    if settings.weights == "random":
+        config.vocab_size = vocab_size
+        config.eos_token_id, config.pad_token_id = max(eos_id, 0), pad_id
+    for field in ("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if hasattr(config, field):
+            setattr(config, field, settings.dropout)
+    _check_sizes(config, settings, vocab_size=vocab_size)
+    return config
+
+
+def _clip_config(settings: TextSettings) -> Any:
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=49_408,
+        hidden_size=settings.dim,
+        intermediate_size=4 * settings.dim,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        hidden_act="quick_gelu",
+        layer_norm_eps=settings.eps,
+    )
+
+
+def _bert_config(settings: TextSettings) -> Any:
+    from transformers import BertConfig
+
+    return BertConfig(
+        hidden_size=settings.dim,
+        intermediate_size=4 * settings.dim,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        layer_norm_eps=settings.eps,
+    )
+
+
+def _read_config(place: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place} holds no text model that transformers can read: {error}") from error
+    return getattr(config, "text_config", None) or config
+
+
+def _check_sizes(config: Any, settings: TextSettings, *, vocab_size: int) -> None:
+    if vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {vocab_size} entries, but the text model {settings.name!r} knows {config.vocab_size}; "
+            "use the model's own tokenizer (tokenizer: '') or random weights"
+        )
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"a text tower of dim {config.hidden_size} cannot be cut into {config.num_attention_heads} heads; "
+            "make dim a multiple of heads"
+        )
+    # RoBERTa counts positions from its padding id on.
+    reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    places = getattr(config, "max_position_embeddings", settings.context) - reserved
+    if settings.context > places:
+        raise UserError(f"the text model {settings.name!r} reads at most {places} tokens; lower context to that")
+
+
+def _pool(settings: TextSettings, config: Any) -> Pool:
+    causal = config.model_type == "clip_text_model"
+    if causal and settings.pool == "cls":
+        raise UserError("pool 'cls' reads the first token, which has seen no other in a causal tower; use eos")
+    if settings.pool != "default":
+        return settings.pool
+    if causal:
+        return "eos"
+    return "mean" if settings.name == "package:minilm" else "cls"
+
+
+def _backbone(config: Any) -> Any:
+    import transformers
+
+    kind = type(config)
+    model_class = transformers.MODEL_MAPPING.get(kind, None) or getattr(
+        transformers, kind.__name__.removesuffix("Config") + "Model", None
+    )
+    if model_class is None:
+        raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}")
+    if "add_pooling_layer" in model_class.__init__.__code__.co_varnames:
+        return model_class(config, add_pooling_layer=False)
+    model = model_class(config)
+    if config.model_type == "clip_text_model":
+        _init_clip(model)
+    return model
+
+
+@torch.no_grad()
+def _init_clip(model: Any) -> None:
+    """CLIP's initial weights (openai/CLIP model.py, initialize_parameters), which transformers' differ from."""
+    width, layers = model.config.hidden_size, model.config.num_hidden_layers
+    inner = width**-0.5 * (2 * layers) ** -0.5
+    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.02)
+    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.01)
+    for layer in model.encoder.layers:
+        attention = layer.self_attn
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            nn.init.normal_(part.weight, std=width**-0.5)
+        nn.init.normal_(attention.out_proj.weight, std=inner)
+        nn.init.normal_(layer.mlp.fc1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(layer.mlp.fc2.weight, std=inner)

@@ -1,0 +1,1 @@
+"""Model, objective and stream to a checkpoint."""

@@ -1,0 +1,57 @@
+"""Features of a locked image tower: each image seen once, kept on disk, read by every step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unicl.data.image import decode, fit
+from unicl.data.sources import Source
+from unicl.errors import BadImage
+from unicl.model import TwoTowers
+from unicl.space import Sample
+from unicl.train.ranks import Ranks
+
+
+def cached_features(sources: Sequence[Source], model: TwoTowers, path: Path, *, ranks: Ranks) -> Tensor:
+    """``(samples, F)`` float32 features of all samples in order; a row of NaN where there is no image to read.
+
+    The first process makes the file if it is not there, the others wait for it.
+    """
+    samples = [sample for source in sources for sample in source.samples]
+    if ranks.first and not path.is_file():
+        features = _make(samples, model)
+        part = path.with_name(path.name + ".part")
+        save_file({"features": features}, part)
+        part.rename(path)
+    ranks.wait()
+    return load_file(path)["features"]
+
+
+def _make(samples: Sequence[Sample], model: TwoTowers, *, batch: int = 64) -> Tensor:
+    console = Console(stderr=True)
+    features = torch.full((len(samples), model.image.feature_width), torch.nan)
+    starts = range(0, len(samples), batch)
+    for first in track(starts, "features of the locked image tower", console=console, disable=not console.is_terminal):
+        rows, pixels = [], []
+        for row in range(first, min(first + batch, len(samples))):
+            image = _pixels(samples[row], size=model.settings.image.size)
+            if image is not None:
+                rows.append(row)
+                pixels.append(image)
+        if rows:
+            features[rows] = model.image_features(torch.stack(pixels), batch=batch)
+    return features
+
+
+def _pixels(sample: Sample, *, size: int) -> Tensor | None:
+    if sample.image is None:
+        return None
+    try:
+        return fit(decode(sample.image), size=size)
+    except BadImage:
+        return None

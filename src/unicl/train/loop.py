@@ -1,0 +1,277 @@
+"""The training loop: steps, checkpoints, evaluation, and an end that loses nothing."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from unicl.data.stream import Stream
+from unicl.errors import UserError
+from unicl.model import TwoTowers
+from unicl.space import Batch
+from unicl.train.board import Board
+from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate
+from unicl.train.ranks import Ranks, gather_objects
+from unicl.train.record import Progress, Record
+from unicl.train.step import Precision, StepResult, plain_step
+
+Evaluate = Callable[[TwoTowers], dict[str, float]]
+"""Numbers of a model by name, larger is better but for ranks; called on all ranks at once and equal on all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How long, how exact, and what is kept.
+
+    * ``steps`` or ``epochs``: the length of the run; steps win.
+    * ``save_every``, ``eval_every``: in steps; 0 is only at the end (eval: never without a metric).
+    * ``metric``: the number that `best` means; ``patience``: evaluations without a better one before the run ends.
+    * ``max_skips``: how many steps with a loss that is not finite are skipped before the run stops; 0 stops at once.
+    * ``average``: decay of the moving average of the weights; None is none.
+    """
+
+    steps: int | None = None
+    epochs: float = 10
+    precision: Precision = "fp32"
+    seed: int = 0
+    average: float | None = None
+    save_every: int = 0
+    keep: int = 2
+    eval_every: int = 0
+    metric: str | None = None
+    patience: int | None = None
+    max_skips: int = 0
+    track: tuple[str, ...] = ()
+
+    def length(self, *, epoch_size: int, batch: int) -> int:
+        """The steps of the whole run."""
+        return self.steps if self.steps is not None else math.ceil(self.epochs * epoch_size / batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended: after which step, whether it was interrupted, and the exit status that says so."""
+
+    step: int
+    steps: int
+    code: int = 0
+    metrics: dict[str, float]
+
+
+def fit(
+    model: TwoTowers,
+    stream: Stream,
+    settings: FitSettings,
+    *,
+    optim: OptimSettings,
+    out: Path,
+    ranks: Ranks,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
+) -> Outcome:
+    """Train to the end of the run and leave a whole checkpoint; raises `UserError` if it cannot go on.
+
+    A run that was killed and resumed gives bit for bit the run that never stopped (on one kind of CPU): every draw
+    of data and of dropout is a function of the seed and the step, so that a checkpoint needs no generator state.
+    """
+    run = _Run(model, stream, settings, optim=optim, out=out, ranks=ranks, evaluate=evaluate)
+    if resume:
+        run.resume()
+    with _interrupts() as asked, run.board() as board:
+        return run.go(board, asked)
+
+
+class _Run:
+    """The moving parts of one call of `fit`."""
+
+    def __init__(
+        self,
+        model: TwoTowers,
+        stream: Stream,
+        settings: FitSettings,
+        *,
+        optim: OptimSettings,
+        out: Path,
+        ranks: Ranks,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.model = model.to(ranks.device).train()
+        self.stream, self.settings, self.optim, self.ranks, self.evaluate = stream, settings, optim, ranks, evaluate
+        self.record = Record(out=out, keep=settings.keep)
+        self.optimiser = adamw(model, optim)
+        self.average = None if settings.average is None else Average(model, decay=settings.average)
+        self.steps = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
+        self.progress = Progress()
+        self.saved = -1
+
+    def resume(self) -> None:
+        self.progress = self.record.load(self.model, self.optimiser, average=self.average)
+        self.saved = self.progress.step
+        self.ranks.wait()
+        if self.ranks.first:
+            self.record.rewind(self.progress.step)
+
+    def board(self) -> Board:
+        track, first = self.settings.track, self.ranks.first
+        return Board(self.steps, start=self.progress.step, visible=first, out=self.record.out, trackers=track)
+
+    def go(self, board: Board, asked: list[int]) -> Outcome:
+        end, waiting = self.steps, time.monotonic()
+        with closing(self.stream.batches(self.progress.step, stop=end)) as batches:
+            for batch in batches:
+                began = time.monotonic()
+                self.step(batch, board, waited=began - waiting)
+                if self.ranks.any(bool(asked)):
+                    self.save()
+                    board.say(f"stopped at step {self.progress.step}; go on with --resume")
+                    return self.outcome(code=128 + (asked or [signal.SIGINT])[0])
+                if self.look(board):
+                    break
+                waiting = time.monotonic()
+        self.save()
+        return self.outcome()
+
+    def step(self, batch: Batch, board: Board, *, waited: float) -> None:
+        began, step = time.monotonic(), self.progress.step
+        rate = learning_rate(step, steps=self.steps, settings=self.optim)
+        result = self.gradient(batch, step)
+        norm = clip(self.model.parameters(), norm=self.optim.clip)
+        if math.isfinite(float(result.loss)) and math.isfinite(float(norm)):
+            self.update(rate)
+        else:
+            self.skip(batch, result, float(norm), board)
+        self.progress.step += 1
+        self.progress.samples += self.stream.settings.batch
+        self.tell(board, result, rate=rate, norm=float(norm), waited=waited, took=time.monotonic() - began)
+
+    def gradient(self, batch: Batch, step: int) -> StepResult:
+        # All that is random in the towers depends on this alone, so that a checkpoint needs no generator state.
+        torch.manual_seed((self.settings.seed * 1_000_003 + step) * 1009 + self.ranks.rank)
+        self.optimiser.zero_grad(set_to_none=True)
+        return plain_step(self.model, batch.to(self.ranks.device), ranks=self.ranks, precision=self.settings.precision)
+
+    def update(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.model.objective.clamp()
+        if self.average is not None:
+            self.average.update(self.model, step=self.progress.step)
+
+    def skip(self, batch: Batch, result: StepResult, norm: float, board: Board) -> None:
+        """Leave the weights as they were; over the limit, save what would reproduce the step and stop."""
+        self.progress.skipped += 1
+        ids = [id for each in gather_objects(list(batch.ids), ranks=self.ranks) for id in each]
+        parts = {name: float(value) for name, value in result.parts.items()}
+        entry = {"step": self.progress.step, "loss": float(result.loss), "norm": norm, "terms": parts, "samples": ids}
+        if self.ranks.first:
+            self.record.log({"not_finite": {**entry, "loss": str(entry["loss"]), "norm": str(norm)}, **entry})
+        if self.progress.skipped > self.settings.max_skips:
+            self.save()
+            raise UserError(self.not_finite(entry["loss"], norm, ids), code=1)
+        board.say(f"step {self.progress.step}: loss {entry['loss']}, gradient norm {norm}: skipped")
+
+    def not_finite(self, loss: object, norm: float, ids: list[str]) -> str:
+        some = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        return (
+            f"the loss ({loss}) or the gradient norm ({norm}) of step {self.progress.step} is not finite. The weights "
+            f"from before that step are saved in {self.record.last()}; its samples are listed in "
+            f"{self.record.metrics_path}: {some}. Try a lower --lr, --precision fp32, or --set fit.max_skips=10."
+        )
+
+    def tell(self, board: Board, result: StepResult, *, rate: float, norm: float, waited: float, took: float) -> None:
+        seconds = max(waited + took, 1e-9)
+        scales = {f"scale {n}": s.value for n, s in self.model.objective.scales().items()}
+        speed = self.stream.settings.batch / seconds
+        shown = {"loss": float(result.loss), **scales, "samples/s": speed, "input wait %": 100 * waited / seconds}
+        board.step(self.progress.step, numbers=shown)
+        if self.ranks.first:
+            terms = (
+                {f"loss {name}": float(value) for name, value in result.parts.items()} if len(result.parts) > 1 else {}
+            )
+            numbers = {**shown, **terms, "lr": rate, "norm": norm}
+            self.record.log({"step": self.progress.step, **numbers, "bad samples": len(self.stream.quarantine)})
+
+    def look(self, board: Board) -> bool:
+        """Evaluate and save where it is time; returns whether patience has run out."""
+        every, step = self.settings.eval_every, self.progress.step
+        ended = False
+        if self.evaluate is not None and ((every and step % every == 0) or step == self.steps):
+            ended = self.judge(self.evaluate, board)
+        if self.settings.save_every and step % self.settings.save_every == 0:
+            self.save()
+        return ended
+
+    def judge(self, evaluate: Evaluate, board: Board) -> bool:
+        with self.used():
+            metrics = evaluate(self.model)
+        self.model.train()
+        self.progress.metrics = metrics
+        name = self.metric(metrics)
+        value = -metrics[name] if name.endswith("rank") else metrics[name]
+        better = self.progress.best is None or value > self.progress.best
+        self.progress.since_best = 0 if better else self.progress.since_best + 1
+        board.evaluated(self.progress.step, metrics=metrics, best=better)
+        if self.ranks.first:
+            self.record.log({"step": self.progress.step, "evaluation": metrics})
+        if better:
+            self.progress.best, self.progress.best_step = value, self.progress.step
+            self.save()
+        patience = self.settings.patience
+        ended = patience is not None and self.progress.since_best >= patience
+        if ended:
+            board.say(f"no better {self.metric(metrics)} for {patience} evaluations: stopping early")
+        return ended
+
+    def metric(self, metrics: dict[str, float]) -> str:
+        name = self.settings.metric or next(iter(metrics))
+        if name not in metrics:
+            raise UserError(f"no metric {name!r} in the evaluation; there are: {', '.join(metrics)}")
+        return name
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """The model as it will be used: with the moving average in place of its weights, if there is one."""
+        if self.average is not None:
+            self.average.swap(self.model)
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.average.swap(self.model)
+
+    def save(self) -> None:
+        if self.saved != self.progress.step and self.ranks.first:
+            self.record.save(self.model, self.optimiser, progress=self.progress, average=self.average)
+        self.saved = self.progress.step
+        self.ranks.wait()
+
+    def outcome(self, *, code: int = 0) -> Outcome:
+        return Outcome(step=self.progress.step, steps=self.steps, code=code, metrics=self.progress.metrics)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C and a scheduler's SIGTERM end the step in hand first; a second one ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""What a run leaves on disk: whole checkpoints that resume exactly, and metrics line by line."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unicl.errors import UserError
+from unicl.model import TwoTowers
+from unicl.train.optim import Average
+
+_TRAINING = "training.safetensors"
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Where a run is: what a checkpoint holds besides weights and the optimiser."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    since_best: int = 0
+    skipped: int = 0
+    samples: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The folder of a run: ``checkpoints/step-N`` (a model folder and what resuming needs), ``run.json``, metrics."""
+
+    out: Path
+    keep: int = 2
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line: training steps and evaluations."""
+        return self.out / "metrics.jsonl"
+
+    def save(
+        self, model: TwoTowers, optimiser: torch.optim.Optimizer, *, progress: Progress, average: Average | None
+    ) -> Path:
+        """Write a checkpoint that is either whole or absent, then point ``run.json`` at it and drop the old ones."""
+        final = self._folder(progress.step)
+        part = final.with_name(final.name + ".part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            self._write(part, model, optimiser, progress=progress, average=average)
+            _sync(part)
+            if final.exists():
+                shutil.rmtree(final)
+            part.rename(final)
+            self.point(progress)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(self._unsaved(progress.step, error), code=1) from error
+        self._prune(progress)
+        return final
+
+    def load(self, model: TwoTowers, optimiser: torch.optim.Optimizer, *, average: Average | None) -> Progress:
+        """Bring everything back to the newest checkpoint, or start from nothing if there is none."""
+        folder = self.last()
+        if folder is None:
+            return Progress()
+        state = folder / _TRAINING
+        try:
+            model.load_state_dict(load_file(state if state.is_file() else folder / "model.safetensors"))
+            optimiser.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+            if average is not None:
+                average.load(load_file(folder / "model.safetensors"))
+            progress = Progress(**json.loads((folder / "state.json").read_text()))
+        except (OSError, RuntimeError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"cannot resume from {folder}: {error}; was the recipe changed since?") from error
+        return progress
+
+    def last(self) -> Path | None:
+        """The newest whole checkpoint."""
+        whole = [p for p in self.out.glob("checkpoints/step-*") if p.suffix != ".part" and (p / "state.json").is_file()]
+        return max(whole, key=lambda p: p.name, default=None)
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Add a line to the metrics."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def point(self, progress: Progress) -> None:
+        """Say in ``run.json`` which checkpoint is the last and which the best; replaced in one move."""
+        best = progress.best_step if progress.best_step is not None else progress.step
+        content = {"last": f"step-{progress.step:08d}", "best": f"step-{best:08d}", "metrics": progress.metrics}
+        replace_text(self.out / "run.json", json.dumps(content, indent=2) + "\n")
+
+    def _folder(self, step: int) -> Path:
+        return self.out / "checkpoints" / f"step-{step:08d}"
+
+    def _write(
+        self,
+        folder: Path,
+        model: TwoTowers,
+        optimiser: torch.optim.Optimizer,
+        *,
+        progress: Progress,
+        average: Average | None,
+    ) -> None:
+        model.save(folder)
+        if average is not None:
+            # What is used is the average; what goes on learning is the model itself.
+            (folder / "model.safetensors").rename(folder / _TRAINING)
+            save_file(average.state, folder / "model.safetensors")
+        torch.save(optimiser.state_dict(), folder / "optimizer.pt")
+        (folder / "state.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+
+    def _prune(self, progress: Progress) -> None:
+        kept = sorted((self.out / "checkpoints").glob("step-????????"))
+        for old in kept[: -self.keep]:
+            if old.name != f"step-{progress.best_step or -1:08d}":
+                shutil.rmtree(old, ignore_errors=True)
+
+    def rewind(self, step: int) -> None:
+        """Forget the metrics of steps that will be taken again, and a line that was cut off."""
+        if self.metrics_path.is_file():
+            lines = self.metrics_path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            replace_text(self.metrics_path, "".join(line + "\n" for line in kept))
+
+    def _unsaved(self, step: int, error: Exception) -> str:
+        last = self.last()
+        safe = f"the last whole checkpoint is {last}" if last is not None else "there is no earlier checkpoint"
+        return f"cannot save step {step}: {error}; {safe}. Free some space and go on with --resume."
+
+
+def replace_text(path: Path, content: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _sync(folder: Path) -> None:
+    """Bring all files of a folder, and its own entry, to the disk."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,128 @@
+"""The evaluation's numbers as plain loops over samples, classes, queries and answers, and small real things to evaluate."""
+
+import math
+from fractions import Fraction
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from unicl.data.sources import Source
+from unicl.data.text import train_tokenizer
+from unicl.model import ModelSettings, TwoTowers
+from unicl.objective.terms import ClassifySettings, ClassName, ContrastSettings
+from unicl.space import Sample
+from unicl.towers.image import ImageSettings
+from unicl.towers.text import TextSettings
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "grey": (128, 128, 128)}
+
+
+def units(rows, width, *, seed):
+    """Random unit vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, width, generator=generator), dim=-1)
+
+
+def exact_cosine(left, right):
+    """The inner product of the vectors' nearest multiples of 2**-25, as a fraction."""
+    steps = [(round(float(a) * 2**25), round(float(b) * 2**25)) for a, b in zip(left, right, strict=True)]
+    return Fraction(sum(a * b for a, b in steps), 4**25)
+
+
+def all_cosines(left, right):
+    return [[exact_cosine(a, b) for b in right] for a in left]
+
+
+def outcome(scores, own):
+    """(predicted, nearest own class, rank) of one sample: classes in descending order, equal ones as they stand."""
+    order = sorted(range(len(scores)), key=lambda c: (-scores[c], c))
+    place = next(k for k, c in enumerate(order) if c in own)
+    return order[0], order[place], place + 1
+
+
+def class_accuracy(predicted, truth, label):
+    """The share of the samples of a class whose prediction is one of their classes; None without samples."""
+    of_class = [p in own for p, own in zip(predicted, truth, strict=True) if label in own]
+    return sum(of_class) / len(of_class) if of_class else None
+
+
+def pessimistic_rank(scores, right):
+    """1 + the wrong answers that score at least as much as the best right one; 0 without a right one."""
+    if not right:
+        return 0
+    best = max(scores[k] for k in right)
+    return 1 + sum(k not in right and score >= best for k, score in enumerate(scores))
+
+
+def median(values):
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def neighbours_of(query, bank, k):
+    scores = [float((torch.round(query.double() * 2**20) * torch.round(row.double() * 2**20)).sum()) for row in bank]
+    return sorted(range(len(bank)), key=lambda m: (-scores[m], m))[:k]
+
+
+def elected(neighbours, truth):
+    """The class with most votes; of several, that of the nearest neighbour, and then the first."""
+    votes = {}
+    for place, row in enumerate(neighbours):
+        for label in truth[row]:
+            count, first = votes.get(label, (0, place))
+            votes[label] = (count + 1, first)
+    return min(votes, key=lambda label: (-votes[label][0], votes[label][1], label))
+
+
+def quantile(values, share):
+    """Linear interpolation between the two nearest of the sorted values."""
+    ordered = sorted(v for v in values if not math.isnan(v))
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def picture(path, *, colour, seed, size=40):
+    """A PNG of one colour with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(-25, 26, (size, size, 3), generator=generator)
+    pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.numpy()).save(path)
+    return path
+
+
+def colour_samples(folder, *, each=5, captions=True, start=0):
+    """Noisy pictures of four colours with a label and two captions, one of them shared by the class."""
+    samples = []
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        for number in range(each):
+            seed = start + 100 * place + number
+            image = picture(folder / name / f"{seed}.png", colour=colour, seed=seed)
+            words = (f"a {name} picture", f"number {seed} is {name}") if captions else ()
+            samples.append(Sample(id=f"{name}/{seed}.png", image=image, captions=words, labels=(name,), namespace="a"))
+    return samples
+
+
+def source(samples, *, root, name="colours"):
+    """The samples as a source."""
+    return Source(name=name, path=root, format="class folder", samples=tuple(samples), guessed={}, root=root)
+
+
+def tiny_model(*, recipe="itl", texts=True, classes=(), seed=0):
+    """A real model with random weights: two towers in a nested space, or an image tower with a classifier."""
+    torch.manual_seed(seed)
+    image = ImageSettings(name="test_resnet", size=32)
+    if not texts:
+        terms = (ClassifySettings(),) if classes else (ContrastSettings(),)
+        named = tuple(ClassName(label=label, key=k + 1) for k, label in enumerate(classes))
+        settings = ModelSettings(image=image, text=None, width=16, terms=terms, classes=named, recipe=recipe)
+        return TwoTowers(settings, tokenizer=None).eval()
+    terms = (ContrastSettings(texts="captions"), ContrastSettings(name="classes", texts="classes", dims=8))
+    text = TextSettings(layers=1, dim=16, heads=2, context=16, vocab=300)
+    words = [f"a photo of a {name} picture number is 0123456789" for name in COLOURS]
+    tokenizer = train_tokenizer(words, vocab_size=300, context=16)
+    settings = ModelSettings(image=image, text=text, width=16, terms=terms, recipe=recipe)
+    return TwoTowers(settings, tokenizer=tokenizer).eval()
