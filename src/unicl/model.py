@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from unicl.errors import UserError, suggest
 from unicl.objective.terms import Classify, ClassName, ContrastSettings, Objective, TermSettings
 from unicl.space import Batch, Columns, Embedding, ImageSource, Slice, prefix
 from unicl.towers.image import ImageSettings, ImageTower
-from unicl.towers.text import TextSettings, TextTower
+from unicl.towers.text import OWN_NAMES, TextSettings, TextTower
 
 View = Literal["instances", "classes"]
 Images = Tensor | Sequence[ImageSource | Image.Image | str]
@@ -140,12 +140,20 @@ class TwoTowers(nn.Module):
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and the tokenizer into ``folder``, which must be new or empty."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = TypeAdapter(ModelSettings).dump_python(self.settings, mode="json")
+        content = TypeAdapter(ModelSettings).dump_python(self._portable(), mode="json")
         content["views"] = self.settings.views
         (folder / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
         if self.tokenizer is not None:
             self.tokenizer.save(folder / "tokenizer")
+        if self.text is not None and self.settings.text is not None and self.settings.text.name not in OWN_NAMES:
+            self.text.save_config(folder / "text")
+
+    def _portable(self) -> ModelSettings:
+        """The settings with what a default meant for this text model, which another machine may not know."""
+        if self.text is None or self.settings.text is None:
+            return self.settings
+        return replace(self.settings, text=replace(self.settings.text, pool=self.text.pool))
 
     def _head(self) -> Classify | None:
         return next((term for term in self.objective.terms.values() if isinstance(term, Classify)), None)
@@ -177,6 +185,9 @@ def load_model(folder: str | Path) -> TwoTowers:
     settings = read_settings(home / "config.json")
     tokens = home / "tokenizer"
     context = settings.text.context if settings.text else 77
+    if settings.text is not None and (home / "text").is_dir():
+        # The folder or package that the text model came from may not be on this machine.
+        settings = replace(settings, text=replace(settings.text, name=str(home / "text")))
     model = TwoTowers(settings, tokenizer=load_tokenizer(str(tokens), context=context) if tokens.is_dir() else None)
     try:
         model.load_state_dict(load_file(home / "model.safetensors"))

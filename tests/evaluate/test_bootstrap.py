@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from evaluate_oracles import median, quantile
 
+from evaluate_oracles import median, quantile
 from unicl.evaluate.bootstrap import Bootstrap, grouped_means, means, medians, ratios, together
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from evaluate_oracles import exact_cosine, units
 
+from evaluate_oracles import exact_cosine, units
 from unicl.errors import UserError
 from unicl.evaluate.exact import cosines, grid, require_finite, tiles
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from evaluate_oracles import elected, neighbours_of, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from evaluate_oracles import elected, neighbours_of, units
 from unicl.evaluate.neighbours import nearest, vote
 from unicl.evaluate.zeroshot import Truth
 

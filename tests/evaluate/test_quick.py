@@ -1,7 +1,7 @@
 import pytest
 import torch
-from evaluate_oracles import all_cosines, class_accuracy, median, outcome, pessimistic_rank, units
 
+from evaluate_oracles import all_cosines, class_accuracy, median, outcome, pessimistic_rank, units
 from unicl.errors import UserError
 from unicl.evaluate.quick import metrics_from_embeddings
 from unicl.evaluate.retrieval import Pairs

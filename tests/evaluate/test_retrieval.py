@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from evaluate_oracles import all_cosines, median, pessimistic_rank, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from evaluate_oracles import all_cosines, median, pessimistic_rank, units
 from unicl.evaluate.retrieval import (
     Pairs,
     mean_recall,

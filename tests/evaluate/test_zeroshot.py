@@ -1,9 +1,9 @@
 import pytest
 import torch
-from evaluate_oracles import all_cosines, class_accuracy, outcome, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluate_oracles import all_cosines, class_accuracy, outcome, units
 from unicl.evaluate.zeroshot import Truth, class_accuracies, classify, confusion, zero_shot
 
 

@@ -70,7 +70,7 @@ def test_clips_text_model_at_one_place_equals_the_whole() -> None:
     places = torch.tensor([0, 3, 8, 5])
 
     wanted = whole(input_ids=tokens).last_hidden_state[torch.arange(4), places]
-    found = clip_text_at(short, tokens, places)
+    found = clip_text_at(short, tokens, places=places)
     found.square().sum().backward()
     wanted.square().sum().backward()
 

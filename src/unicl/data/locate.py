@@ -85,6 +85,11 @@ class Locator:
             )
 
 
+def inside(path: str, top: Path) -> bool:
+    """Whether a resolved path lies in the folder ``top``, as typed or with its links resolved."""
+    return _within(path, (_slashed(os.path.abspath(top)), _slashed(os.path.realpath(top))))
+
+
 def _within(full: str, tops: tuple[str, ...]) -> bool:
     return _slashed(full).startswith(tops)
 

@@ -2,6 +2,7 @@
 
 import codecs
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -44,7 +45,14 @@ class Spec:
     @property
     def folder(self) -> Path:
         """The folder that the source is or lies in."""
-        return self.paths[0] if self.paths[0].is_dir() else self.paths[0].parent
+        return _folder(self.paths)
+
+    def files(self, *suffixes: str) -> dict[str, Path]:
+        """The files of the source by their path from its folder; a folder gives those with one of the suffixes."""
+        files = [file for path in self.paths for file in (_inside(path, suffixes) if path.is_dir() else [path])]
+        if not files:
+            raise UserError(f"the folder {self.typed!r} holds no {' or '.join(suffixes)} files")
+        return {file.relative_to(self.folder).as_posix(): file for file in files}
 
 
 def parse(typed: str) -> Spec:
@@ -56,7 +64,7 @@ def parse(typed: str) -> Spec:
     fields = _fields(query, typed=typed)
     path = Path(place).expanduser()
     paths = tuple(file.absolute() for file in _expand(place))
-    folder = paths[0] if paths[0].is_dir() else paths[0].parent
+    folder = _folder(paths)
     return Spec(
         typed=typed,
         path=path.absolute() if path.name else path.resolve(),
@@ -79,6 +87,14 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def _folder(paths: tuple[Path, ...]) -> Path:
+    return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
+
+
+def _inside(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.endswith(suffixes) and not path.name.startswith("."))
 
 
 def _split(typed: str) -> tuple[str, str]:

@@ -48,7 +48,7 @@ def run_zero_shot(job: Job) -> Result:
     vectors = require_finite(job.model.classifier(classes.names, templates=patterns), what="class vectors")
     by_text = job.model.text is not None
     scale = job.model.scale("classes") if by_text else 1.0
-    shown: dict[str, Fact] = {"templates": len(patterns), "one of them": patterns[-1]} if by_text else {}
+    shown: dict[str, Fact] = {"templates": len(patterns), "such as": patterns[-1]} if by_text else {}
     return classified(
         "zeroshot",
         classify(pictures.classes, vectors, truth=truth),

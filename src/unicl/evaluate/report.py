@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unicl.errors import UserError
 from unicl.space import ImageSource
 
+Unit = Literal["percent", "fraction", "rank"]
 Fact = str | int | float | bool
 
 
@@ -16,7 +17,7 @@ Fact = str | int | float | bool
 class Score:
     """One number: ``key`` as in "zeroshot/top1", its confidence interval, and the ``n`` queries that it is a mean of.
 
-    ``share`` says that it lies between 0 and 1; a median rank does not.
+    A fraction lies between 0 and 1 and is written as it is, a percent is one that is written times 100.
     """
 
     key: str
@@ -25,7 +26,7 @@ class Score:
     low: float
     high: float
     n: int
-    share: bool = True
+    unit: Unit = "percent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +154,10 @@ def to_markdown(report: Report) -> str:
 
 
 def figure(score: Score, value: float) -> str:
-    """A value as people read it: shares in percent, ranks as they are."""
-    return f"{100 * value:.1f} %" if score.share else f"{value:,.4g}"
+    """A value of a score as people write its kind."""
+    if score.unit == "percent":
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if score.unit == "fraction" else f"{value:,.1f}"
 
 
 def shown(fact: Fact) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from unicl.evaluate.bootstrap import Bootstrap, Statistic, grouped_means, means, medians, ratios, together
 from unicl.evaluate.classes import Classes
 from unicl.evaluate.pictures import Pictures
-from unicl.evaluate.report import Answer, ClassScore, Confused, Mistake, Score
+from unicl.evaluate.report import Answer, ClassScore, Confused, Mistake, Score, Unit
 from unicl.evaluate.retrieval import CUTS, Pairs, Ranks
 from unicl.evaluate.zeroshot import Outcomes, Truth, confusion
 
@@ -103,10 +103,14 @@ def retrieval_scores(ranks: Ranks, *, pairs: Pairs, bootstrap: Bootstrap) -> tup
 
     numbers = measured(statistic, samples=images, bootstrap=bootstrap)
     sizes = [images + texts, *[images] * 5, *[texts] * 5]
-    labels = [("mean_recall", "mean recall", True), *_labels("image to text"), *_labels("text to image")]
+    labels: list[tuple[str, str, Unit]] = [
+        ("mean_recall", "mean recall", "percent"),
+        *_labels("image to text"),
+        *_labels("text to image"),
+    ]
     return tuple(
-        _score(f"retrieval/{key}", name, number, n=n, share=share)
-        for (key, name, share), number, n in zip(labels, numbers, sizes, strict=True)
+        _score(f"retrieval/{key}", name, number, n=n, unit=unit)
+        for (key, name, unit), number, n in zip(labels, numbers, sizes, strict=True)
     )
 
 
@@ -117,18 +121,18 @@ def _directed(ranks: Tensor, *, owner: Tensor, images: int) -> Statistic:
     return together(ratios(sums, counts_NS=counts), medians(ranks, samples_Q=owner))
 
 
-def _labels(direction: str) -> list[tuple[str, str, bool]]:
+def _labels(direction: str) -> list[tuple[str, str, Unit]]:
     key = direction.replace(" ", "_")
-    recalls = [(f"{key}/r{k}", f"{direction}, recall@{k}", True) for k in CUTS]
+    recalls: list[tuple[str, str, Unit]] = [(f"{key}/r{k}", f"{direction}, recall@{k}", "percent") for k in CUTS]
     return [
         *recalls,
-        (f"{key}/mrr", f"{direction}, mean reciprocal rank", True),
-        (f"{key}/median_rank", f"{direction}, median rank", False),
+        (f"{key}/mrr", f"{direction}, mean reciprocal rank", "fraction"),
+        (f"{key}/median_rank", f"{direction}, median rank", "rank"),
     ]
 
 
-def _score(key: str, name: str, number: tuple[float, float, float], *, n: int, share: bool = True) -> Score:
-    return Score(key=key, name=name, value=number[0], low=number[1], high=number[2], n=n, share=share)
+def _score(key: str, name: str, number: tuple[float, float, float], *, n: int, unit: Unit = "percent") -> Score:
+    return Score(key=key, name=name, value=number[0], low=number[1], high=number[2], n=n, unit=unit)
 
 
 def _key(name: str) -> str:

@@ -66,7 +66,7 @@ def read_first_token(model: Any) -> None:
         model.blocks[-1] = FirstTokenBlock(block)
 
 
-def clip_text_at(model: Any, tokens: Tensor, places: Tensor) -> Tensor:
+def clip_text_at(model: Any, tokens: Tensor, *, places: Tensor) -> Tensor:
     """``(U, F)``: what transformers' CLIPTextModel says at one place of each text, ``places (U,)``."""
     # Some versions of transformers keep the text model one level deeper.
     inner: Final = getattr(model, "text_model", model)

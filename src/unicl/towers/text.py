@@ -17,6 +17,12 @@ from unicl.towers.weights import hub, package
 from unicl.towers.weights.load import load_text_weights
 
 NAMES: Final = ("clip", "bert", "package:minilm")
+OWN_NAMES: Final = ("clip", "bert")
+"""Models that are made from the settings alone."""
+GROUPS: Final = 4
+LEAST_ROWS: Final = 32
+WORTH: Final = 0.8
+"""Texts are read in `GROUPS` by length if there are `LEAST_ROWS` of them and it leaves less than this of the work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,7 @@ class TextTower(nn.Module):
         self.feature_width: Final[int] = int(config.hidden_size)
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
         if settings.checkpointing:
-            self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            _save_memory(self.backbone)
         self.locked = False
         self.lock(settings.locked)
 
@@ -86,14 +92,18 @@ class TextTower(nn.Module):
         if len(tokens) == 0:
             return torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
-            if self.causal and (self.pool == "eos" or self.pool == "last"):
-                return clip_text_at(
-                    self.backbone, tokens, places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
-                )
-            # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
-            seen = None if self.causal else mask
-            states = self.backbone(input_ids=tokens, attention_mask=seen).last_hidden_state
-            return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
+            order, groups = _length_groups(mask)
+            parts = [self._read(tokens[rows, :length], mask[rows, :length]) for rows, length in groups]
+            return torch.cat(parts)[order.argsort()] if len(parts) > 1 else parts[0]
+
+    def _read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        if self.causal and (self.pool == "eos" or self.pool == "last"):
+            places = places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
+            return clip_text_at(self.backbone, tokens, places=places)
+        # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
+        seen = None if self.causal else mask
+        states = self.backbone(input_ids=tokens, attention_mask=seen).last_hidden_state
+        return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Embedding:
         """Tokens as in `features` to an `Embedding` whose whole is ``(U, D)`` at unit length."""
@@ -155,6 +165,8 @@ def _place(name: str) -> Path:
 
 
 def _config(settings: TextSettings, *, vocab_size: int, eos_id: int, pad_id: int) -> Any:
+    if settings.name in ("clip", "bert") and settings.dim % settings.heads:
+        raise UserError(f"dim {settings.dim} cannot be cut into {settings.heads} heads; make dim a multiple of heads")
     match settings.name:
         case "clip":
             config = _clip_config(settings)
@@ -216,11 +228,6 @@ def _check_sizes(config: Any, settings: TextSettings, *, vocab_size: int) -> Non
             f"the tokenizer has {vocab_size} entries, but the text model {settings.name!r} knows {config.vocab_size}; "
             "use the model's own tokenizer (tokenizer: '') or random weights"
         )
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"a text tower of dim {config.hidden_size} cannot be cut into {config.num_attention_heads} heads; "
-            "make dim a multiple of heads"
-        )
     # RoBERTa counts positions from its padding id on.
     reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     places = getattr(config, "max_position_embeddings", settings.context) - reserved
@@ -254,6 +261,26 @@ def _backbone(config: Any) -> Any:
     if config.model_type == "clip_text_model":
         _init_clip(model)
     return model
+
+
+def _length_groups(mask: Tensor) -> tuple[Tensor, list[tuple[Tensor | slice, int]]]:
+    """Rows by length, and the groups of them that are read together, each with its length.
+
+    One long text makes all others of a batch as long; four groups of like length give the same numbers with less work.
+    """
+    rows, longest = mask.shape
+    lengths = mask.sum(1).cpu()
+    order = lengths.argsort(stable=True)
+    groups = [(part, int(lengths[part[-1]])) for part in order.tensor_split(GROUPS) if len(part)]
+    work = sum(len(part) * length for part, length in groups)
+    if rows < LEAST_ROWS or work > WORTH * rows * longest:
+        return order, [(slice(None), longest)]
+    return order.to(mask.device), [(part.to(mask.device), max(length, 1)) for part, length in groups]
+
+
+def _save_memory(model: Any) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 @torch.no_grad()

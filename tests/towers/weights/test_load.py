@@ -68,6 +68,7 @@ def test_both_towers_come_out_of_one_model_of_ours(tmp_path: Path) -> None:
     assert _equal(other, text)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_archive_is_read_for_its_weights(tmp_path: Path) -> None:
     tower = _image().eval()
     torch.jit.trace(tower.backbone, torch.zeros(1, 3, 32, 32), check_trace=False).save(str(tmp_path / "w.pt"))

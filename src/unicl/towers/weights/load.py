@@ -61,7 +61,7 @@ def read_state(source: str) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each have their own
         if "TorchScript" not in str(error):
-            raise UserError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{file} cannot be read as weights: {_reason(error)}") from error
         content = torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
@@ -138,7 +138,7 @@ def _load_folder(model: Any, place: Path) -> None:
             place, config=model.config, output_loading_info=True, local_files_only=True, dtype=torch.float32
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{place} holds no weights for this text model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{place} holds no weights for this text model: {_reason(error)}") from error
     own = model.state_dict()
     parts = {key.partition(".")[0] for key in own}
     missing = sorted(key for key in report["missing_keys"] if key in own)
@@ -154,6 +154,10 @@ def _text_place(source: str, *, name: str) -> Path:
     if source == "hub":
         return hub.snapshot(name)
     return Path(source).expanduser()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _file(place: Path) -> Path:

@@ -1,0 +1,45 @@
+"""Small real data and small real models that several tests share."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from unicl.lookup import find
+from unicl.towers.text import TextSettings
+
+COLOURS = {"red": (210, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 210)}
+
+
+def write_photos(folder, *, each=8, size=(20, 24), seed=0):
+    """A folder per colour with noisy pictures of it, and a table of captions; returns both paths."""
+    rng = np.random.default_rng(seed)
+    rows = ["file,title"]
+    for name, colour in COLOURS.items():
+        (folder / "photos" / name).mkdir(parents=True)
+        for k in range(each):
+            pixels = np.clip(np.array(colour) + rng.normal(0, 30, (*size, 3)), 0, 255).astype("uint8")
+            path = folder / "photos" / name / f"{k}.png"
+            Image.fromarray(pixels).save(path)
+            rows.append(f"photos/{name}/{k}.png,a {name} square number {k}")
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return str(folder / "photos"), str(folder / "captions.csv")
+
+
+def tiny(name, *, steps=6, batch=12, tower="test_vit", **fit):
+    """A recipe of this library with towers of a few hundred thousand parameters."""
+    recipe = find(name)()
+    image = replace(recipe.image, name=tower, size=32, weights="random")
+    text = None if recipe.text is None else TextSettings(layers=1, dim=32, heads=2, vocab=400)
+    width = 32
+    terms = tuple(replace(t, dims=16) if getattr(t, "dims", None) else t for t in recipe.terms)
+    return replace(
+        recipe,
+        image=image,
+        text=text,
+        width=width,
+        terms=terms,
+        data=replace(recipe.data, batch=batch, workers=1),
+        optim=replace(recipe.optim, lr=2e-3),
+        fit=replace(recipe.fit, steps=steps, **fit),
+    )
