@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import math
+import os
 import platform
 import statistics
 import time
@@ -71,12 +72,9 @@ class Sides:
 
 
 def captions(size: int, *, tokenizer: Tokenizer, rng: np.random.Generator) -> Case:
-    """Distinct captions of 16 tokens, the two marks included."""
-    draw = lambda words: str(rng.choice(words))  # noqa: E731
-    texts = tuple(
-        " ".join(f"{draw(COLORS)} {draw(THINGS)} {draw(LINKS)}" for _ in range(5)).rsplit(" ", 1)[0]
-        for _ in range(size)
-    )
+    """Captions of 16 tokens, the two marks included."""
+    words = [np.stack([rng.choice(each, 5) for each in (COLORS, THINGS, LINKS)], axis=1) for _ in range(size)]
+    texts = tuple(" ".join(each.flatten()[:-1]) for each in words)
     assert set(tokenizer.lengths(texts).tolist()) == {16}
     samples = tuple(Sample(id=str(k), captions=(text,)) for k, text in enumerate(texts))
     return Case(name="captions of 16 tokens", samples=samples, texts=texts, wanted=1.5)
@@ -257,6 +255,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that its weights are random, which is meant here
+    load = os.getloadavg()
     rng = np.random.default_rng(0)
     cases = (
         captions(asked.captioned, tokenizer=load_tokenizer("clip", context=77), rng=rng),
@@ -271,6 +270,8 @@ def main() -> None:
     setting = {
         "model": "ViT-B/32, float32",
         "threads": asked.threads,
+        "wait policy of threads": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "load before": [round(average, 1) for average in load],
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "order": "every list: ours, open_clip",

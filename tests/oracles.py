@@ -40,8 +40,8 @@ def clip(scores):
 def siglip(scores, target):
     """SigLIP, equation 1: every pair its own logistic loss, averaged over images."""
     total = 0.0
-    for row, wanted in zip(scores, target):
-        for score, yes in zip(row, wanted):
+    for row, wanted in zip(scores, target, strict=True):
+        for score, yes in zip(row, wanted, strict=True):
             z = 1.0 if yes > 0 else -1.0
             total += math.log1p(math.exp(-z * score)) if z * score > -700 else -z * score
     return total / len(scores)
@@ -49,7 +49,9 @@ def siglip(scores, target):
 
 def supcon(views, labels, temperature):
     """SupCon, equation 2 (outer form): ``views[i][v]`` is a unit vector; each view against all the other views."""
-    flat = [(vector, labels[i]) for v in range(len(views[0])) for i, vector in ((i, views[i][v]) for i in range(len(views)))]
+    flat = [
+        (vector, labels[i]) for v in range(len(views[0])) for i, vector in ((i, views[i][v]) for i in range(len(views)))
+    ]
     total = 0.0
     for a, (anchor, label) in enumerate(flat):
         others = [k for k in range(len(flat)) if k != a]
@@ -76,13 +78,13 @@ def typed_rows(scores, image_keys, text_keys, counts):
 
 def _soft_cross_entropy(scores, target):
     losses = []
-    for row, wanted in zip(scores, target):
+    for row, wanted in zip(scores, target, strict=True):
         mass = sum(wanted)
         if mass > 0:
             normaliser = _log_sum_exp(row)
-            losses.append(sum(t * (normaliser - s) for s, t in zip(row, wanted)) / mass)
+            losses.append(sum(t * (normaliser - s) for s, t in zip(row, wanted, strict=True)) / mass)
     return sum(losses) / len(losses) if losses else 0.0
 
 
 def _turned(matrix):
-    return [list(column) for column in zip(*matrix)]
+    return [list(column) for column in zip(*matrix, strict=True)]

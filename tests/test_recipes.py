@@ -6,19 +6,14 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
-from tiny import tiny, write_photos
 
-from unicl.data.collate import class_texts
-from unicl.data.quarantine import Quarantine
-from unicl.data.sources import load_all
-from unicl.data.stream import Place, Stream
+from rank_work import free_port, step, step_work
+from tiny import tiny, write_photos
 from unicl.lookup import names
 from unicl.model import load_model
-from unicl.run import Job, build_model, train
-from unicl.towers.text import build_tokenizer
-from unicl.train.ranks import Ranks, start
-from unicl.train.step import plain_step
+from unicl.run import Job, train
 
 RECIPES = names()
 
@@ -94,40 +89,8 @@ def test_a_model_knows_what_it_was_trained_for(name, runs):
     assert config["views"] == {"instances": None, "classes": 16 if name == "itl" else None}
 
 
-def step(name, data, *, rank=0, ranks=1, group=None):
-    """Loss and gradients of one rank's part of a step, in float64."""
-    recipe = tiny(name, batch=13)
-    sources = load_all(data)
-    texts = class_texts(recipe.data.prompts)
-    captions = [caption for source in sources for sample in source.samples for caption in sample.captions]
-    tokenizer = None if recipe.text is None else build_tokenizer(recipe.text, texts=[*captions, "red green blue photo"])
-    model = build_model(recipe, sources, tokenizer=tokenizer).double().train()
-    stream = Stream(
-        sources,
-        recipe.data,
-        texts=texts,
-        tokenizer=tokenizer,
-        size=32,
-        seed=3,
-        quarantine=Quarantine(limit=0),
-        place=Place(rank=rank, ranks=ranks),
-    )
-    result = plain_step(model, stream.batch(1), ranks=group or Ranks(), precision="fp32")
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return result.loss.item(), gradients
-
-
-def rank_main(rank, data, folder, port):
-    import os
-
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    torch.set_num_threads(1)
-    with start("cpu") as group:
-        torch.save({name: step(name, data, rank=rank, ranks=2, group=group) for name in RECIPES}, f"{folder}/{rank}.pt")
-
-
 def test_two_ranks_equal_one_in_loss_and_every_gradient(data, tmp_path):
-    torch.multiprocessing.spawn(rank_main, args=(data, str(tmp_path), str(_free_port())), nprocs=2)
+    torch.multiprocessing.spawn(step_work, args=(data, str(tmp_path), free_port()), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name in RECIPES:
         loss, gradients = step(name, data)
@@ -135,18 +98,10 @@ def test_two_ranks_equal_one_in_loss_and_every_gradient(data, tmp_path):
             assert math.isclose(other, loss, rel_tol=1e-12), name
             assert set(gradients) <= set(others), name
             for parameter, gradient in gradients.items():
-                torch.testing.assert_close(others[parameter], gradient, rtol=1e-8, atol=1e-11, msg=f"{name} {parameter}")
+                torch.testing.assert_close(
+                    others[parameter], gradient, rtol=1e-8, atol=1e-11, msg=f"{name} {parameter}"
+                )
 
 
 def _data_of(run):
-    import yaml
-
     return tuple(yaml.safe_load((run / "config.yaml").read_text())["data"])
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

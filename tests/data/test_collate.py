@@ -26,9 +26,11 @@ def entries(keys):
 
 
 def test_sample_mode_gives_every_text_the_key_of_its_sample():
-    made = batch("sample", drawn("1", captions=("two cats",)), drawn("2", captions=("two cats",)), drawn("3", labels=("cat",)))
+    made = batch(
+        "sample", drawn("1", captions=("two cats",)), drawn("2", captions=("two cats",)), drawn("3", labels=("cat",))
+    )
     own = [sample_key("s", i) for i in "123"]
-    assert entries(made.image_keys) == {(k, key): 1 for k, key in enumerate(own)} == entries(made.text_keys)
+    assert entries(made.image_keys) == dict.fromkeys(enumerate(own), 1) == entries(made.text_keys)
     assert made.text_counts.tolist() == [1, 1, 1]
     assert len(made.tokens) == 2, "the equal captions are encoded once"
     assert made.text_index.tolist() == [0, 0, 1]
@@ -50,12 +52,19 @@ def test_text_mode_makes_equal_strings_one_thing():
 
 
 def test_typed_mode_gives_an_image_all_its_keys_and_a_text_its_own():
-    made = batch("typed", drawn("1", captions=("a dog",), labels=("cat", "pet")), drawn("2", image=None, captions=("two cats",)))
+    made = batch(
+        "typed", drawn("1", captions=("a dog",), labels=("cat", "pet")), drawn("2", image=None, captions=("two cats",))
+    )
     assert made.image_keys.size == 1
     assert made.image_keys.having(TextType.CAPTION).all()
     assert made.image_keys.having(TextType.CLASS).all()
     assert made.text_keys.types.tolist() == [0, 1, 1, 0]
-    assert made.text_keys.keys.tolist() == [text_key("a dog"), class_key("n", "cat"), class_key("n", "pet"), text_key("two cats")]
+    assert made.text_keys.keys.tolist() == [
+        text_key("a dog"),
+        class_key("n", "cat"),
+        class_key("n", "pet"),
+        text_key("two cats"),
+    ]
 
 
 def test_image_only_and_text_only_samples_flow():

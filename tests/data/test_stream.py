@@ -3,8 +3,8 @@ import threading
 
 import pytest
 import torch
-from tiny import write_photos
 
+from tiny import write_photos
 from unicl.data.collate import class_texts
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
@@ -69,8 +69,8 @@ def test_the_parts_of_the_ranks_are_the_batch_of_one(data):
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
 
 
-def test_unreadable_images_are_left_out_and_counted(data, tmp_path):
-    photos, captions = write_photos(tmp_path)
+def test_unreadable_images_are_left_out_and_counted(tmp_path):
+    photos, _ = write_photos(tmp_path)
     (tmp_path / "photos" / "red" / "3.png").write_bytes(b"not an image")
     made = stream([photos], limit=1)
     ids = [id for batch in made.batches(0, stop=3) for id in batch.ids]

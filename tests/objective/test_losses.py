@@ -1,10 +1,10 @@
 import math
 
-import oracles
 import pytest
 import torch
 from torch.nn import functional as F
 
+import oracles
 from unicl.objective import losses
 from unicl.objective.targets import affinity, paired, same_key
 from unicl.space import Keys

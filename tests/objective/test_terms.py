@@ -1,11 +1,11 @@
 import math
 from dataclasses import replace
 
-import oracles
 import pytest
 import torch
 from torch.nn import functional as F
 
+import oracles
 from unicl.errors import UserError
 from unicl.objective.terms import (
     ClassifySettings,

@@ -59,11 +59,11 @@ class Labels:
         self._where = where
         self._cache: dict[str, tuple[str, ...]] = {}
 
-    def __call__(self, cell: object, *, place: str | int) -> tuple[str, ...]:
+    def __call__(self, cell: object, *, place: str) -> tuple[str, ...]:
         """The classes of one cell, none of them twice; raises `UserError` for a label that is not in the class list."""
         if isinstance(cell, str) and (known := self._cache.get(cell)) is not None:
             return known
-        labels = tuple(dict.fromkeys(self._name(part, place=place) for part in self._parts(cell)))
+        labels = tuple(dict.fromkeys(self.named(part, place=place) for part in self._parts(cell)))
         if isinstance(cell, str):
             self._cache[cell] = labels
         return labels
@@ -89,7 +89,8 @@ class Labels:
             return [str(int(item))]
         return [str(item).strip()]
 
-    def _name(self, label: str, *, place: str | int) -> str:
+    def named(self, label: str, *, place: str) -> str:
+        """The class name of a label; raises `UserError` if there is a list of classes without it."""
         if self._names is None or label in self._classes:
             return label if self._names is None else self._names.get(label, label)
         short = label.removesuffix(".0")
@@ -97,7 +98,7 @@ class Labels:
             return self._names.get(label, self._names.get(short, label))
         known = (*self._names, *sorted(self._classes.difference(self._names)))
         raise UserError(
-            f"{self._where}, {_spelled(place)}: the label {label!r} is not in the class list{suggest(label, known)} "
+            f"{self._where}, {place}: the label {label!r} is not in the class list{suggest(label, known)} "
             f"(the list has {listed(known)}); correct the label, or add it to the file of names="
         )
 
@@ -113,7 +114,7 @@ def captions(cells: Iterable[object]) -> tuple[str, ...]:
     return tuple(text for text in found if text and text not in NOT_A_NUMBER)
 
 
-def image_of(cell: object, *, where: str, place: str | int) -> str | bytes | Slice | None:
+def image_of(cell: object, *, where: str, place: str) -> str | bytes | Slice | None:
     """A path (as a string), the bytes of an image, or None for an empty cell.
 
     Takes bytes, base64, data addresses and Hugging Face's ``{"bytes", "path"}``. Raises `UserError` for an address on
@@ -130,7 +131,7 @@ def image_of(cell: object, *, where: str, place: str | int) -> str | bytes | Sli
     if is_missing(cell):
         return None
     raise UserError(
-        f"{where}, {_spelled(place)}: the image column holds {type(cell).__name__} ({str(cell)[:40]!r}); wanted are "
+        f"{where}, {place}: the image column holds {type(cell).__name__} ({str(cell)[:40]!r}); wanted are "
         "paths, bytes or base64: name another column with ?image=COLUMN"
     )
 
@@ -151,10 +152,10 @@ def unpacked(text: str) -> bytes:
         raise ValueError(f"not base64: {error}") from error
 
 
-def _path_or_bytes(text: str, *, where: str, place: str | int) -> str | bytes:
+def _path_or_bytes(text: str, *, where: str, place: str) -> str | bytes:
     if text.startswith(("http://", "https://")):
         raise UserError(
-            f"{where}, {_spelled(place)}: the image is an address ({text[:60]!r}) and unicl fetches nothing: download "
+            f"{where}, {place}: the image is an address ({text[:60]!r}) and unicl fetches nothing: download "
             "the images first (for example with img2dataset)"
         )
     if text.startswith("data:") and ";base64," in text[:80]:
@@ -196,7 +197,3 @@ def _as_list(text: str) -> list[object] | None:
         if isinstance(items, list) and all(isinstance(item, (str, int, float)) or item is None for item in items):
             return items
     return None
-
-
-def _spelled(place: str | int) -> str:
-    return f"line {place:,}" if isinstance(place, int) else place

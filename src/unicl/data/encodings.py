@@ -10,7 +10,12 @@ from typing import BinaryIO, TextIO
 from unicl.errors import UserError
 
 DEFAULT = "utf-8-sig"
-MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 
 GUESSES = (
     ("gb18030", 0xA1, 0xD7),
@@ -73,9 +78,7 @@ def _following(file: BinaryIO) -> bytes:
     return b"".join(islice(file, 200))
 
 
-def _undecodable(
-    content: bytes, start: int, *, line: int, encoding: str, where: str, before: int = 0
-) -> UserError:
+def _undecodable(content: bytes, start: int, *, line: int, encoding: str, where: str, before: int = 0) -> UserError:
     first = content.rfind(b"\n", 0, start) + 1
     guesses = _likely(content[first : first + 65536])
     shown = " or ".join(f"encoding={name} ({text!r})" for name, text in guesses[:2])
@@ -105,7 +108,9 @@ def _usual(text: str, *, encoding: str, low: int, high: int) -> float:
     if not marks:
         return 0.0
     if not low:
-        return 0.9 * sum(unicodedata.category(letter) in ("Ll", "Lu", "Pi", "Pf", "Pd") for letter in marks) / len(marks)
+        return (
+            0.9 * sum(unicodedata.category(letter) in ("Ll", "Lu", "Pi", "Pf", "Pd") for letter in marks) / len(marks)
+        )
     codes = [letter.encode(encoding) for letter in marks]
     return sum(len(code) == 2 and low <= code[0] <= high and code[1] >= 0x40 for code in codes) / len(marks)
 

@@ -33,6 +33,11 @@ def image_samples(reading: Reading) -> Iterator[Sample]:
     yield from group_samples(_groups(reading, classes=False), reading)
 
 
+def has_images(folder: Path, *, root: Path | None = None) -> bool:
+    """Whether an image is among the first files of a folder and its subfolders."""
+    return any(_ending(name) in SUFFIXES for name in islice(_walk(folder, root=root), PROBED))
+
+
 def has_classes(folder: Path, *, root: Path | None = None) -> bool:
     """Whether the subfolders of ``folder`` are classes: no image lies above them, and they are no numbered shards.
 
@@ -103,8 +108,8 @@ def _allowed(link: os.DirEntry[str], *, top: Path) -> bool:
     target = os.path.realpath(link.path)
     if not inside(target, top):
         raise UserError(
-            f"{link.path!r} is a link that leaves the data folder {str(top)!r}; if it is meant, name a folder that holds "
-            "all images: add root=DIR to the source (root=/ allows every path)"
+            f"{link.path!r} is a link that leaves the data folder {str(top)!r}; if it is meant, name a folder "
+            "that holds all images: add root=DIR to the source (root=/ allows every path)"
         )
     here = os.path.realpath(Path(link.path).parent)
     return not (Path(target).is_dir() and inside(here, Path(target)))

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from unicl.data.sources import read_bytes
@@ -176,7 +176,7 @@ def _upright(image: Image.Image, *, turn: int) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     text = str(error).casefold()
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return "too large: more pixels than Pillow allows"

@@ -24,7 +24,7 @@ class Locator:
 
     def __init__(self, *, base: Path, root: Path | None, where: str) -> None:
         top = base if root is None else root
-        self._tops = (_slashed(os.path.abspath(top)), _slashed(os.path.realpath(top)))
+        self._tops = _both(top)
         self._bases = tuple(dict.fromkeys((str(top.absolute()), str(base.absolute()))))
         self._home = str(base.absolute())
         self._where = where
@@ -87,11 +87,15 @@ class Locator:
 
 def inside(path: str, top: Path) -> bool:
     """Whether a resolved path lies in the folder ``top``, as typed or with its links resolved."""
-    return _within(path, (_slashed(os.path.abspath(top)), _slashed(os.path.realpath(top))))
+    return _within(path, _both(top))
 
 
 def _within(full: str, tops: tuple[str, ...]) -> bool:
     return _slashed(full).startswith(tops)
+
+
+def _both(top: Path) -> tuple[str, str]:
+    return _slashed(os.path.normpath(top.absolute())), _slashed(os.path.realpath(top))
 
 
 def _slashed(path: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from types import MappingProxyType
 
@@ -43,7 +43,7 @@ class Table:
     rows: Callable[[tuple[str, ...]], Iterator[tuple[int, Sequence[object]]]]
     unit: str = "line"
     prefix: str = ""
-    classes: Mapping[str, tuple[str, ...]] = NO_NAMES
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def group_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Sample]
     direct = set(chosen.wanted) <= {"txt", "cls"}
     for group in chain(head, rest):
         fields = _raw_fields(group, reading=reading) if direct else _all_fields(group, reading=reading)
-        own = labels(group.label, place=group.id) if group.label is not None else ()
+        own = () if group.label is None else (labels.named(group.label, place=group.id),)
         given = labels(fields.get(chosen.label or ""), place=group.id)
         texts = captions(fields.get(name) for name in chosen.texts)
         if chosen.texts and not texts:
@@ -114,7 +114,9 @@ def parse_object(text: str, *, where: str) -> dict[str, object]:
 def _rows(table: Table, chosen: Columns, *, reading: Reading, locator: Locator) -> Iterator[Sample]:
     missing = [name for name in chosen.wanted if name not in table.columns]
     if missing:
-        raise UserError(f"{table.where} lacks the column {missing[0]!r} of the first file; it has {listed(table.columns)}")
+        raise UserError(
+            f"{table.where} lacks the column {missing[0]!r} of the first file; it has {listed(table.columns)}"
+        )
     labels = Labels(reading.names, where=table.where, features=table.classes.get(chosen.label or "", ()))
     start = int(chosen.image is not None)
     stop = start + len(chosen.texts)
@@ -131,9 +133,7 @@ def _rows(table: Table, chosen: Columns, *, reading: Reading, locator: Locator) 
             yield Sample(id=id, image=image, captions=texts, labels=classes, namespace=reading.namespace)
 
 
-def _located(
-    cell: object, *, id: str, place: str, table: Table, locator: Locator
-) -> tuple[str, ImageSource | None]:
+def _located(cell: object, *, id: str, place: str, table: Table, locator: Locator) -> tuple[str, ImageSource | None]:
     image = image_of(cell, where=table.where, place=place)
     return locator.locate(image, place=place) if isinstance(image, str) else (id, image)
 

@@ -1,47 +1,229 @@
-"""TEMPORARY STAND-IN by the integrator so that others can run: the sources helper overwrites this whole file."""
+"""Anything on disk to samples: which format a path has, and its one reader."""
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
+from unicl.data.archives import TARS, tar_samples
+from unicl.data.cells import BASE64_HEADS, Ledger, unpacked
+from unicl.data.chinese_clip import pair_samples, pairs_in
+from unicl.data.folders import SPLITS, class_samples, has_classes, has_images, image_samples
+from unicl.data.parquet import parquet_samples, saved_samples
+from unicl.data.rows import Reading
+from unicl.data.spec import Spec, parse
+from unicl.data.tables import csv_samples, jsonl_samples
+from unicl.errors import BadImage, UserError, suggest
 from unicl.space import ImageSource, Sample, Slice
+
+FORMATS: Mapping[str, Callable[[Reading], Iterator[Sample]]] = MappingProxyType(
+    {
+        "class folder": class_samples,
+        "image folder": image_samples,
+        "csv": csv_samples,
+        "tsv": csv_samples,
+        "jsonl": jsonl_samples,
+        "parquet": parquet_samples,
+        "tar": tar_samples,
+        "hf dataset": saved_samples,
+        "chinese-clip": pair_samples,
+    }
+)
+
+ENDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+        ".json": "jsonl",
+        ".parquet": "parquet",
+        **dict.fromkeys(TARS, "tar"),
+    }
+)
+
+LARGEST_FILE = 1 << 30
+"""The largest image file that is read, in bytes."""
+
+WORTH_A_NOTE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
+    """One data set of a run.
+
+    ``guessed`` holds the columns in use, by role; ``notes`` what a user should be told; image paths lie under
+    ``root``. ``weight`` is how often it is drawn compared with the others of a run.
+    """
+
     name: str
     path: Path
     format: str
     samples: tuple[Sample, ...]
     weight: float = 1.0
-    guessed: Mapping[str, str] = field(default_factory=dict)
+    guessed: Mapping[str, str]
     notes: tuple[str, ...] = ()
-    root: Path = Path()
-
-
-def load_all(specs: Sequence[str]) -> tuple[Source, ...]:
-    return tuple(load(s) for s in specs)
+    root: Path
 
 
 def load(spec: str, *, names: Mapping[str, str] | None = None) -> Source:
-    path = Path(spec.split("?")[0])
-    if path.is_dir():
-        samples = tuple(
-            Sample(id=str(p.relative_to(path)), image=p, labels=(p.parent.name,), namespace=path.name)
-            for p in sorted(path.rglob("*.*"))
-        )
-        return Source(name=path.name, path=path, format="class folder", samples=samples, root=path)
-    rows = list(csv.DictReader(path.open()))
-    samples = tuple(Sample(id=str(k), image=path.parent / r["file"], captions=(r["title"],)) for k, r in enumerate(rows))
-    return Source(name=path.name, path=path, format="csv", samples=samples, root=path.parent)
+    """Read the data set that ``PATH`` or ``PATH?field=value&...`` describes; `unicl.data.spec` has the fields.
+
+    ``names`` maps labels to class names and is the list of all classes; the field ``names=`` reads it from a file.
+    Raises `UserError` for data that cannot be meant; an image that is missing or broken is no error here.
+    """
+    parsed = parse(spec)
+    return _load(parsed, name=parsed.name, names=names)
+
+
+def load_all(specs: Sequence[str]) -> tuple[Source, ...]:
+    """Read several data sets; a name that comes again gets a number, so that every source has its own."""
+    parsed = [parse(spec) for spec in specs]
+    return tuple(_load(spec, name=name, names=None) for spec, name in zip(parsed, _unique(parsed), strict=True))
 
 
 def read_bytes(image: ImageSource) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, Slice):
-        with image.path.open("rb") as file:
+    """The content of an image file, wherever it stands; base64 in a file is unpacked. Raises `BadImage`."""
+    content = image if isinstance(image, bytes) else _from_disk(image)
+    if content.startswith(tuple(head.encode() for head in BASE64_HEADS)):
+        try:
+            return unpacked(content.decode("ascii"))
+        except ValueError as error:
+            raise BadImage("broken base64") from error
+    return content
+
+
+def _load(spec: Spec, *, name: str, names: Mapping[str, str] | None) -> Source:
+    format, spec = _resolved(spec)
+    if names is None and spec.names is not None:
+        from unicl.data.prompts import read_names
+
+        names = read_names(spec.names)
+    ledger = Ledger()
+    namespace = name if spec.namespace is None else spec.namespace
+    reading = Reading(spec=spec, name=name, namespace=namespace, names=names, ledger=ledger)
+    samples = tuple(_within_memory(FORMATS[format](reading), ledger=ledger, name=name))
+    if not samples:
+        raise UserError(f"{name} holds no rows with an image, a text or a label (is there only a header?)")
+    return Source(
+        name=name,
+        path=spec.path,
+        format=format,
+        samples=samples,
+        weight=spec.weight,
+        guessed=MappingProxyType(dict(ledger.columns)),
+        notes=ledger.notes(),
+        root=spec.root or spec.folder,
+    )
+
+
+def _resolved(spec: Spec) -> tuple[str, Spec]:
+    """The format of a source, and the source with the files that hold it when a folder was given."""
+    first = spec.paths[0]
+    if spec.format is not None:
+        return _asked(spec.format), spec
+    if pairs_in(first):
+        return "chinese-clip", spec
+    if first.is_dir():
+        return _folder(first, spec=spec)
+    return _by_ending(first), spec
+
+
+def _asked(format: str) -> str:
+    plain = format.casefold().replace("-", " ").replace("_", " ")
+    known = {name.replace("-", " "): name for name in FORMATS}
+    if plain not in known:
+        raise UserError(f"format={format!r} is not known{suggest(plain, FORMATS)}; it is one of {', '.join(FORMATS)}")
+    return known[plain]
+
+
+def _by_ending(path: Path) -> str:
+    ending = next((ending for ending in ENDINGS if path.name.casefold().endswith(ending)), None)
+    if ending is None:
+        raise UserError(
+            f"{path.name!r} has no ending that says what it is; wanted is a folder or a file in {', '.join(ENDINGS)}; "
+            "or say it yourself: add ?format=csv (tsv, jsonl, parquet, tar)"
+        )
+    return ENDINGS[ending]
+
+
+def _folder(folder: Path, *, spec: Spec) -> tuple[str, Spec]:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return "hf dataset", spec
+    if any(path.name.endswith(TARS) for path in folder.iterdir()):
+        return "tar", spec
+    for table in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
+        if (folder / table).is_file():
+            return _by_ending(folder / table), replace(spec, paths=(folder / table,))
+    if not has_images(folder, root=spec.root):
+        for place in (folder, folder / "data"):
+            if files := sorted(place.glob("*.parquet")):
+                _one_split(files, typed=spec.typed)
+                return "parquet", replace(spec, paths=tuple(files))
+    return ("class folder" if has_classes(folder, root=spec.root) else "image folder"), spec
+
+
+def _one_split(files: Sequence[Path], *, typed: str) -> None:
+    """The hub's layout puts all parts of a data set in one folder: train-00000-of-00002.parquet, test-..."""
+    splits = sorted({file.name.partition("-")[0] for file in files} & SPLITS)
+    if len(splits) > 1:
+        one = files[0].parent / f"{splits[0]}-*.parquet"
+        raise UserError(f"the folder {typed!r} holds the parts {' and '.join(splits)}; give one of them: '{one}'")
+
+
+def _unique(specs: Sequence[Spec]) -> list[str]:
+    seen: Counter[str] = Counter()
+    names = []
+    for spec in specs:
+        seen[spec.name] += 1
+        names.append(spec.name if seen[spec.name] == 1 else f"{spec.name}#{seen[spec.name]}")
+    return names
+
+
+def _within_memory(samples: Iterable[Sample], *, ledger: Ledger, name: str) -> Iterator[Sample]:
+    """Count the images that have to be held in memory, and stop before they fill it."""
+    held, limit = 0, _memory()
+    for sample in samples:
+        held += len(sample.image) if isinstance(sample.image, bytes) else 0
+        if held > limit:
+            raise UserError(
+                f"{name}: its images fill the memory (more than {limit >> 30} GiB); write them as tar files or as "
+                "files in a folder, which are read from the disk when they are needed"
+            )
+        yield sample
+    if held > WORTH_A_NOTE:
+        ledger.note(f"{held / 2**30:.1f} GiB of images are held in memory; in tar files they would stay on disk")
+
+
+def _memory() -> int:
+    try:
+        return int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30
+
+
+def _from_disk(image: Path | Slice) -> bytes:
+    path = image.path if isinstance(image, Slice) else image
+    try:
+        found = path.stat()
+        # A pipe or a device would wait or never end.
+        if not stat.S_ISREG(found.st_mode):
+            raise BadImage("not a file")
+        size = image.size if isinstance(image, Slice) else found.st_size
+        if size > LARGEST_FILE:
+            raise BadImage(f"larger than {LARGEST_FILE >> 30} GiB")
+        with path.open("rb") as file:
+            if not isinstance(image, Slice):
+                return file.read()
             file.seek(image.offset)
-            return file.read(image.size)
-    return image.read_bytes()
+            content = file.read(size)
+    except FileNotFoundError as error:
+        raise BadImage("missing file") from error
+    except (OSError, ValueError) as error:
+        raise BadImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) < size:
+        raise BadImage("cut off")
+    return content

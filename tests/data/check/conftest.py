@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from unicl.data.sources import Source
 
+from unicl.data.sources import Source
 from unicl.space import Sample
 
 SIDE = 160

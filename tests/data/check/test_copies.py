@@ -15,11 +15,11 @@ def found(make_source, *groups: list[Sample]) -> tuple[Copies, list[int]]:
     column = image_column(rows.samples)
     looks = look_all(column.files, workers=2, progress=False)
     seen = Seen(column.rows, tuple(look for look in looks if isinstance(look, Look)))
-    return copies(rows, column, seen=seen), sorted(image_counts(column, seen=seen))
+    return copies(rows, column, seen=seen), sorted(image_counts(rows, column, seen=seen))
 
 
 def test_different_photographs_have_no_copies(make_source, album: list[Path]) -> None:
-    facts, counts = found(make_source, [Sample(id=p.name, image=p) for p in album])
+    facts, counts = found(make_source, [Sample(id=p.name, image=p, captions=("c",)) for p in album])
     assert [f.groups for f in (facts.rows, facts.files, facts.pixels, facts.near)] == [0, 0, 0, 0]
     assert counts == [1] * 10
 
@@ -33,7 +33,7 @@ def test_each_kind_of_copy_is_told_apart(make_source, album: list[Path], suffix:
         copy.write_bytes(album[3].read_bytes())
     else:
         Image.open(album[3]).save(copy)
-    samples = [Sample(id=p.name, image=p, labels=(p.stem,), namespace="n") for p in [*album, copy]]
+    samples = [Sample(id=p.name, image=p, labels=(p.stem,), captions=("c",), namespace="n") for p in [*album, copy]]
     facts, counts = found(make_source, samples)
     groups = {name: getattr(facts, name).groups for name in ("rows", "files", "pixels", "near")}
     assert groups == {name: int(name == kind) for name in groups}
@@ -57,6 +57,11 @@ def test_a_picture_in_two_sources_is_a_leak_not_a_contradiction(make_source, alb
     test = [Sample(id=p.name, image=p.read_bytes(), labels=("b",), namespace="test") for p in album[5:]]
     facts, _ = found(make_source, train, test)
     assert (facts.files.groups, facts.files.across_sources, facts.files.labels_differ) == (1, 1, 0)
+
+
+def test_images_without_captions_cannot_meet_as_pairs(make_source, album: list[Path]) -> None:
+    _, counts = found(make_source, [Sample(id=str(k), image=album[0]) for k in range(3)])
+    assert counts == []
 
 
 def test_members_with_other_labels_are_shown_first(make_source, album: list[Path]) -> None:

@@ -43,13 +43,13 @@ def copies(table: Table, column: ImageColumn, *, seen: Seen) -> Copies:
     )
 
 
-def image_counts(column: ImageColumn, *, seen: Seen) -> list[int]:
-    """How many rows show each picture: files with equal pixels are one picture."""
-    number = {rows[0]: len(rows) for rows in column.rows}
+def image_counts(table: Table, column: ImageColumn, *, seen: Seen) -> list[int]:
+    """How many captioned rows show each picture: files with equal pixels are one picture."""
+    number = {rows[0]: sum(bool(table.samples[row].captions) for row in rows) for rows in column.rows}
     for group in seen.same_pixels():
         first, *others = (seen.rows[k][0] for k in group)
         number[first] += sum(number.pop(other) for other in others)
-    return list(number.values())
+    return [count for count in number.values() if count]
 
 
 def _near(seen: Seen, same_pixels: Sequence[Sequence[int]]) -> tuple[list[list[int]], int]:

@@ -93,7 +93,7 @@ def _report(
     counts = {
         "class": list(by_class.values()),
         "caption": list(by_caption.values()),
-        "image": image_counts(pictures.column, seen=seen),
+        "image": image_counts(rows, pictures.column, seen=seen),
     }
     meetings = _meetings(counts, batch_size=batch_size)
     name, reason = recipe(kind, names, captions=text, meetings=meetings, batch_size=batch_size)

@@ -1,0 +1,139 @@
+"""A folder of vectors: one row for each picture, which pictures they are, and which model made them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from unicl.errors import UserError
+from unicl.model import ModelSettings, TwoTowers, View
+from unicl.space import ImageSource, Slice
+
+Precision = Literal["float32", "float16"]
+VECTORS, ITEMS, SKIPPED, MANIFEST = "embeddings.npy", "items.jsonl", "skipped.jsonl", "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A picture that has been looked at; ``image`` is None if it stands in no file of its own (base64 of a table).
+
+    ``stamp`` changes when the picture does; ``reason`` says why it could not be read, "" if it could.
+    """
+
+    id: str
+    image: ImageSource | None = None
+    stamp: str = ""
+    reason: str = ""
+
+    def line(self) -> str:
+        """The item as one line of JSON."""
+        content: dict[str, object] = {"id": self.id, "stamp": self.stamp}
+        if isinstance(self.image, Path):
+            content["path"] = str(self.image).encode("utf-8", "replace").decode()
+        if isinstance(self.image, Slice):
+            content |= {"path": str(self.image.path), "offset": self.image.offset, "size": self.image.size}
+        if self.reason:
+            content["reason"] = self.reason
+        return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What made a folder of vectors: the fingerprint of the model, the view, and the sizes."""
+
+    model: str
+    recipe: str
+    view: View
+    width: int
+    dtype: Precision
+    count: int
+    skipped: int
+    paths: tuple[str, ...]
+    format: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """A folder of vectors, open: ``values (N, D)`` stay on disk and are read where they are used."""
+
+    folder: Path
+    manifest: Manifest
+    values: np.ndarray[Any, Any]
+
+    def items(self) -> Iterator[Item]:
+        """What the rows are, in their order."""
+        return read_items(self.folder / ITEMS)
+
+    def skipped(self) -> Iterator[Item]:
+        """The pictures that could not be read, with the reason."""
+        return read_items(self.folder / SKIPPED)
+
+    def take(self, rows: Sequence[int]) -> list[Item]:
+        """What the given rows are; the list is read once and not kept."""
+        wanted = set(rows)
+        found = {number: item for number, item in enumerate(self.items()) if number in wanted}
+        return [found[row] for row in rows]
+
+
+def fingerprint(model: TwoTowers) -> str:
+    """A hash of a model's settings and weights: equal for equal models, wherever they lie."""
+    digest = hashlib.sha256()
+    digest.update(TypeAdapter(ModelSettings).dump_json(model.settings))
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def is_vectors(folder: Path) -> bool:
+    """Whether a folder is the output of `unicl.use.embed`, whole."""
+    return (folder / MANIFEST).is_file() and (folder / VECTORS).is_file() and (folder / ITEMS).is_file()
+
+
+def open_vectors(folder: Path) -> Vectors:
+    """Open a folder that `unicl.use.embed` wrote; raises `UserError` if it is none or is damaged."""
+    if not is_vectors(folder):
+        raise UserError(f"{str(folder)!r} holds no vectors; write them with: unicl embed MODEL PHOTOS --out {folder}")
+    try:
+        manifest = TypeAdapter(Manifest).validate_json((folder / MANIFEST).read_bytes())
+        values = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    except (ValidationError, ValueError, OSError) as error:
+        raise UserError(f"the vectors in {str(folder)!r} cannot be read: {error}; embed the pictures again") from error
+    if values.shape != (manifest.count, manifest.width):
+        raise UserError(
+            f"{VECTORS} in {str(folder)!r} has shape {values.shape}, but its manifest says "
+            f"{(manifest.count, manifest.width)}; remove the folder and embed the pictures again"
+        )
+    return Vectors(folder=folder, manifest=manifest, values=values)
+
+
+def require_same_model(vectors: Vectors, *, model: str) -> None:
+    """Raise `UserError` if the vectors were made by another model than the one with this fingerprint."""
+    made = vectors.manifest
+    if made.model != model:
+        raise UserError(
+            f"the vectors in {str(vectors.folder)!r} were made by another model ({made.recipe}, {made.model[:12]}) than "
+            f"this one ({model[:12]}), and cannot be compared; embed the pictures again, or use the model that made them"
+        )
+
+
+def read_items(path: Path) -> Iterator[Item]:
+    """The items of a JSONL file, one at a time; raises `UserError` for a line that is none."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield _item(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}, line {number} is damaged; embed the pictures again") from error
+
+
+def _item(content: dict[str, Any]) -> Item:
+    path = Path(content["path"]) if "path" in content else None
+    image = path if path is None or "offset" not in content else Slice(path, content["offset"], content["size"])
+    return Item(id=content["id"], image=image, stamp=content.get("stamp", ""), reason=content.get("reason", ""))
