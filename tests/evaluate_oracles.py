@@ -1,4 +1,4 @@
-"""The evaluation's numbers as plain loops over samples, classes, queries and answers, and small real things to evaluate."""
+"""The evaluation's numbers as plain loops over samples, classes and queries, and small real things to evaluate."""
 
 import math
 from fractions import Fraction

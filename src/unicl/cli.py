@@ -47,15 +47,17 @@ def check(
     html
         Write the report as a page with pictures.
     """
-    from unicl.data.check.run import check as run
+    from unicl.data.check import check as run
+    from unicl.data.check import page, show
     from unicl.data.sources import load_all
 
     _needs(data, "unicl check photos/")
-    report = run(load_all(data), batch_size=batch, context=context, max_images=max_images)
+    sources = load_all(data)
+    report = run(sources, batch_size=batch, context=context, max_images=max_images, progress=True)
     if json_out != "-":
-        report.show(Console())
+        show(report, console=Console())
     _write(json_out, report.to_json())
-    _write(html, report.to_html())
+    _write(html, page(report, sources=sources) if html else "")
     return 1 if report.problems else 0
 
 

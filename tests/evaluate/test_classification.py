@@ -76,7 +76,7 @@ def test_a_model_without_texts_is_read_by_its_own_classifier(job):
     assert own_classes(model) == labels
 
 
-def test_reasons_why_it_cannot_be_done(job, model):
+def test_reasons_why_it_cannot_be_done(job):
     plan = job.plan
     assert cannot_zero_shot(plan) is None
     unlabelled = tuple(replace(s, labels=()) for s in plan.samples)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from evaluate_oracles import colour_samples, source, tiny_model
+from unicl.data.prompts import templates
 from unicl.errors import UserError
 from unicl.evaluate.bootstrap import Bootstrap
 from unicl.evaluate.quick import metrics_from_embeddings
@@ -47,8 +48,6 @@ def test_the_same_call_gives_the_same_report(report, model, colours):
 def test_numbers_are_those_of_the_quick_metrics(report, model, job):
     names = sorted({s.labels[0] for s in job.pictures.samples})
     truth = Truth.of([{names.index(s.labels[0])} for s in job.pictures.samples])
-    from unicl.data.prompts import templates
-
     vectors = model.classifier(names, templates=templates("en"))
     texts, pairs = pair_captions([s.captions for s in job.pictures.samples])
     quick = metrics_from_embeddings(
@@ -90,7 +89,7 @@ def test_what_nobody_asked_for_is_not_missed(model, colours):
 
 
 def test_a_label_outside_the_list_is_an_error_although_other_tasks_could_run(model, colours):
-    with pytest.raises(UserError, match="label 'blue' .* is not in the list of 2 classes"):
+    with pytest.raises(UserError, match=r"label 'blue' .* is not in the list of 2 classes"):
         evaluate(model, [colours], names=["red", "green"])
 
 
@@ -125,7 +124,7 @@ def test_sources_are_measured_together_and_equal_labels_are_told(model, colours,
 
 
 def test_a_test_fraction_outside_its_range_is_an_error(model, colours):
-    with pytest.raises(UserError, match="the test fraction is 1.0, but must lie between 0 and 1"):
+    with pytest.raises(UserError, match=r"the test fraction is 1\.0, but must lie between 0 and 1"):
         evaluate(model, [colours], test_fraction=1.0)
 
 
@@ -151,6 +150,23 @@ def test_a_diverged_model_is_an_error(colours):
         next(model.image.backbone.parameters()).fill_(torch.nan)
     with pytest.raises(UserError, match="20 of 20 images' features are not finite"):
         evaluate(model, [colours])
+
+
+def test_notes_of_the_sources_are_passed_on(model, colours):
+    noted = replace(colours, notes=("12 rows without an image",))
+    report = evaluate(model, [noted], tasks=["zeroshot"], bootstrap=FAST)
+    assert report.notes == ("colours: 12 rows without an image",)
+
+
+def test_templates_are_sentences_or_the_name_of_a_set(model, colours):
+    def used(**options):
+        report = evaluate(model, [colours], tasks=["zeroshot"], bootstrap=FAST, **options)
+        return report.results[0].facts["templates"], report.numbers()["zeroshot/top1"]
+
+    assert used() == used(templates="auto") == used(templates="en") == used(templates=templates("en"))
+    assert used(templates=["a {}"])[0] == 1
+    with pytest.raises(UserError, match="klingon"):
+        used(templates="klingon")
 
 
 def test_text_only_samples_are_passed_over(model, colours):

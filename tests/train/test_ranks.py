@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rank_work import columns, free_port, gather_work
+from gather_work import columns, gather_work
+from rank_work import free_port
 from unicl.train.ranks import Ranks, gather, gather_objects
 
 

@@ -103,8 +103,11 @@ class Labels:
         )
 
 
-def captions(cells: Iterable[object]) -> tuple[str, ...]:
+def captions(cells: Sequence[object]) -> tuple[str, ...]:
     """The captions of one row, stripped, none of them twice; a cell may hold a list."""
+    if len(cells) == 1 and isinstance(cell := cells[0], str) and cell[:1] != "[":
+        text = cell.strip()
+        return () if not text or text in NOT_A_NUMBER else (text,)
     found: dict[str, None] = {}
     for cell in cells:
         if isinstance(cell, str) and cell[:1] != "[":

@@ -1,7 +1,8 @@
 """Samples to a batch: which text each shows this time, and which keys its rows carry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ KeyMode = Literal["sample", "label", "text", "typed"]
 """What makes two rows one thing: their sample (CLIP), class (UniCL), text (Florence), or any of several keys (typed)."""
 
 Entry = tuple[int, TextType, float]
+Say = Callable[[str, int], str]
+_POSITIVE = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +83,17 @@ class Collator:
 
     def __call__(self, drawn: Sequence[Drawn], *, rng_key: Sequence[int]) -> Batch:
         """The batch of these samples."""
+        say = cache(lambda label, key: self.texts.draw(label, rng=np.random.default_rng([*rng_key, key & _POSITIVE])))
         images = [d for d in drawn if d.image is not None]
         rows: dict[_Text, int] = {}
-        for row in (row for d in drawn if self.tokenizer is not None for row in self._text_rows(d, rng_key)):
+        for row in (row for d in drawn if self.tokenizer is not None for row in self._text_rows(d, say)):
             rows[row] = rows.get(row, 0) + 1
         distinct = {text: k for k, text in enumerate(dict.fromkeys(row.text for row in rows))}
         tokens, mask = self._tokens(list(distinct))
         return Batch(
             images=_stack([d.image for d in images]),
             views=_stack([d.view for d in images]) if any(d.view is not None for d in images) else None,
-            image_keys=keys_of([self._image_entries(d, rng_key) for d in images]),
+            image_keys=keys_of([self._image_entries(d, say) for d in images]),
             tokens=tokens,
             token_mask=mask,
             text_index=torch.tensor([distinct[row.text] for row in rows], dtype=torch.int64),
@@ -103,22 +107,22 @@ class Collator:
             return torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1, dtype=torch.bool)
         return self.tokenizer(texts)
 
-    def _text_rows(self, drawn: Drawn, rng_key: Sequence[int]) -> list[_Text]:
-        shown = self._shown(drawn, rng_key)
+    def _text_rows(self, drawn: Drawn, say: Say) -> list[_Text]:
+        shown = self._shown(drawn, say)
         if self.mode not in ("sample", "label"):
             return [_Text(text, (entry,)) for text, entry in shown]
         # One key a row: a text stands for its whole sample, what was mixed into it included (A = M Mᵀ).
-        entries = tuple(self._image_entries(drawn, rng_key))
+        entries = tuple(self._image_entries(drawn, say))
         return [_Text(text, entries) for text, _ in shown]
 
-    def _image_entries(self, drawn: Drawn, rng_key: Sequence[int]) -> list[Entry]:
-        own = self._entries(drawn, rng_key)
+    def _image_entries(self, drawn: Drawn, say: Say) -> list[Entry]:
+        own = self._entries(drawn, say)
         if drawn.partner is None:
             return own
-        mixed_in = self._entries(drawn.partner, rng_key)
+        mixed_in = self._entries(drawn.partner, say)
         return _scaled(own, drawn.share) + _scaled(mixed_in, 1 - drawn.share)
 
-    def _entries(self, drawn: Drawn, rng_key: Sequence[int]) -> list[Entry]:
+    def _entries(self, drawn: Drawn, say: Say) -> list[Entry]:
         sample = drawn.sample
         own = (sample_key(drawn.source, sample.id), TextType.CAPTION, 1.0)
         classes = [(class_key(sample.namespace, label), TextType.CLASS, 1.0) for label in sample.labels]
@@ -130,19 +134,19 @@ class Collator:
             case "label":
                 entries = classes or [own]
             case "text":
-                entries = said + [entry for _, entry in self._shown(drawn, rng_key) if entry[1] is TextType.CLASS]
+                entries = said + [entry for _, entry in self._shown(drawn, say) if entry[1] is TextType.CLASS]
             case "typed":
                 entries = said + classes
         return list(dict.fromkeys(entries))
 
-    def _shown(self, drawn: Drawn, rng_key: Sequence[int]) -> list[tuple[str, Entry]]:
+    def _shown(self, drawn: Drawn, say: Say) -> list[tuple[str, Entry]]:
         """The texts of a sample, and the one key that each carries where a text carries its own."""
         shown = []
         if drawn.caption is not None:
             shown.append((drawn.caption, (text_key(drawn.caption), TextType.CAPTION, 1.0)))
         for label in drawn.sample.labels:
             key = class_key(drawn.sample.namespace, label)
-            text = self.texts.draw(label, rng=np.random.default_rng([*rng_key, key & (2**64 - 1)]))
+            text = say(label, key)
             carried = text_key(text) if self.mode == "text" else key
             shown.append((text, (carried, TextType.CLASS, 1.0)))
         return shown

@@ -87,7 +87,7 @@ def group_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Sample]
         fields = _raw_fields(group, reading=reading) if direct else _all_fields(group, reading=reading)
         own = () if group.label is None else (labels.named(group.label, place=group.id),)
         given = labels(fields.get(chosen.label or ""), place=group.id)
-        texts = captions(fields.get(name) for name in chosen.texts)
+        texts = captions([fields.get(name) for name in chosen.texts])
         if chosen.texts and not texts:
             reading.ledger.count("images without a caption", place=group.id)
         yield Sample(

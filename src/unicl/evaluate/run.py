@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from unicl.data.prompts import templates as templates_named
 from unicl.data.sources import Source
 from unicl.errors import UserError, suggest
 from unicl.evaluate.bootstrap import Bootstrap
@@ -28,7 +29,7 @@ def evaluate(
     *,
     tasks: Sequence[str] = (),
     names: Names | None = None,
-    templates: Sequence[str] | None = None,
+    templates: Sequence[str] | str = "auto",
     train_sources: Sequence[Source] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -42,7 +43,8 @@ def evaluate(
 
     * ``tasks``: "zeroshot", "retrieval", "probe", "knn"; none means all that the data and the model allow.
     * ``names``: the classes, as a list or as label to name; by default the sorted labels of the data.
-    * ``templates``: sentences with ``{}``; by default the English or Chinese set that fits the names.
+    * ``templates``: sentences with ``{}``, or the name of a set as in `unicl.data.prompts.templates`; "auto" is the
+      English or Chinese set that fits the names.
     * ``train_sources``: what probe and neighbours learn from; without them the data is split, ``test_fraction`` of each
       class for measuring, drawn by ``seed``.
     * ``batch``: images that pass the tower at once. ``mistakes``: how many of each kind the report shows.
@@ -51,7 +53,7 @@ def evaluate(
     """
     options = Options(
         names=names,
-        templates=templates,
+        templates=_sentences(templates),
         test_fraction=_fraction(test_fraction),
         seed=seed,
         bootstrap=bootstrap or Bootstrap(seed=seed),
@@ -118,7 +120,7 @@ def _report(
         facts=facts,
         level=bootstrap.level,
         results=tuple(results),
-        notes=notes + _name_clash(sources),
+        notes=notes + _name_clash(sources) + tuple(f"{s.name}: {note}" for s in sources for note in s.notes),
         unreadable=unreadable,
     )
 
@@ -132,6 +134,12 @@ def _name_clash(sources: Sequence[Source]) -> tuple[str, ...]:
     if not both:
         return ()
     return (f"equal labels of several sources are measured as one class: {', '.join(both[:5])}",)
+
+
+def _sentences(given: Sequence[str] | str) -> Sequence[str] | None:
+    if given == "auto":
+        return None
+    return templates_named(given) if isinstance(given, str) else given
 
 
 def _fraction(value: float) -> float:

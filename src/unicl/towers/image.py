@@ -29,7 +29,8 @@ class ImageSettings:
       ResNets) lets that pool's output layer make the embedding.
     * ``weights``: "random", "hub", "package:NAME", or a file or folder.
     * ``locked``: the backbone does not learn (LiT, section 3); its head still does.
-    * ``drop_path``, ``patch_drop``: shares of residual branches and of patches dropped in training.
+    * ``drop_path``, ``patch_drop``, ``dropout``: shares of residual branches, of patches and of features (before the
+      head) dropped in training.
     """
 
     name: str = "vit_tiny_patch16_224"
@@ -40,6 +41,7 @@ class ImageSettings:
     locked: bool = False
     drop_path: float = 0.0
     patch_drop: float = 0.0
+    dropout: float = 0.0
     checkpointing: bool = False
 
 
@@ -58,6 +60,7 @@ class ImageTower(nn.Module):
         self.backbone: Final = _backbone(settings, width=width)
         self.pool: Final = _extra_pool(self.backbone, settings)
         self.feature_width: Final[int] = _feature_width(self.backbone)
+        self.dropout: Final = nn.Dropout(settings.dropout)
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
@@ -99,7 +102,7 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Embedding:
         """Images as in `features` to an `Embedding` whose whole is ``(N, D)`` at unit length."""
-        return embed(self.features(images), self.head)
+        return embed(self.dropout(self.features(images)), self.head)
 
 
 def build_image_tower(settings: ImageSettings, *, width: int) -> ImageTower:

@@ -1,17 +1,19 @@
 """Features of a locked image tower: each image seen once, kept on disk, read by every step."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unicl.data.image import decode, fit
 from unicl.data.sources import Source
-from unicl.errors import BadImage
+from unicl.errors import BadImage, UserError
 from unicl.model import TwoTowers
 from unicl.space import Sample
 from unicl.train.ranks import Ranks
@@ -23,13 +25,19 @@ def cached_features(sources: Sequence[Source], model: TwoTowers, path: Path, *, 
     The first process makes the file if it is not there, the others wait for it.
     """
     samples = [sample for source in sources for sample in source.samples]
+    names = "\n".join(f"{source.name}/{sample.id}" for source in sources for sample in source.samples)
+    fingerprint = blake2b(names.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     if ranks.first and not path.is_file():
         features = _make(samples, model)
         part = path.with_name(path.name + ".part")
-        save_file({"features": features}, part)
+        save_file({"features": features}, part, metadata={"samples": fingerprint})
         part.rename(path)
     ranks.wait()
-    return load_file(path)["features"]
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("samples") != fingerprint:
+            raise UserError(f"the features in {path} are of other data; delete the file, or choose another --out")
+        features: Tensor = file.get_tensor("features")
+    return features
 
 
 def _make(samples: Sequence[Sample], model: TwoTowers, *, batch: int = 64) -> Tensor:

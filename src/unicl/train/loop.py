@@ -74,6 +74,7 @@ def fit(
     ranks: Ranks,
     evaluate: Evaluate | None = None,
     resume: bool = False,
+    quiet: bool = False,
 ) -> Outcome:
     """Train to the end of the run and leave a whole checkpoint; raises `UserError` if it cannot go on.
 
@@ -83,7 +84,7 @@ def fit(
     run = _Run(model, stream, settings, optim=optim, out=out, ranks=ranks, evaluate=evaluate)
     if resume:
         run.resume()
-    with _interrupts() as asked, run.board() as board:
+    with _interrupts() as asked, run.board(quiet=quiet) as board:
         return run.go(board, asked)
 
 
@@ -117,9 +118,11 @@ class _Run:
         if self.ranks.first:
             self.record.rewind(self.progress.step)
 
-    def board(self) -> Board:
+    def board(self, *, quiet: bool) -> Board:
         track, first = self.settings.track, self.ranks.first
-        return Board(self.steps, start=self.progress.step, visible=first, out=self.record.out, trackers=track)
+        return Board(
+            self.steps, start=self.progress.step, visible=first and not quiet, out=self.record.out, trackers=track
+        )
 
     def go(self, board: Board, asked: list[int]) -> Outcome:
         end, waiting = self.steps, time.monotonic()

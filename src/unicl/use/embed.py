@@ -71,13 +71,14 @@ def embed(
     dtype: Precision = "float32",
     progress: bool = False,
     chunk: int = 512,
+    made_by: str = "",
 ) -> Vectors:
     """Write the vectors of all pictures of ``paths`` to the folder ``out`` and open it.
 
     ``embeddings.npy`` has a row for each line of ``items.jsonl``; ``manifest.json`` says what made them; pictures
     that cannot be read are in ``skipped.jsonl``. Pictures that ``out`` already has, unchanged, are not looked at
-    again: every ``chunk`` pictures are safe on disk at once. Raises `UserError` if no picture can be read, or
-    ``out`` holds vectors of another model, view or precision.
+    again: every ``chunk`` pictures are safe on disk. ``made_by`` is the model's fingerprint, if it is known already.
+    Raises `UserError` if no picture can be read, or ``out`` holds vectors of another model, view or precision.
     """
     if view == "classes" and model.text is None:
         raise UserError("a model without a text tower has one kind of vector; leave out the view, or ask for instances")
@@ -85,7 +86,7 @@ def embed(
         raise UserError(f"batch={batch} and chunk={chunk}: both must be at least 1")
     listing = pictures(paths)
     manifest = Manifest(
-        model=fingerprint(model),
+        model=made_by or fingerprint(model),
         recipe=model.settings.recipe,
         view=view,
         width=model.settings.views[view] or model.settings.width,

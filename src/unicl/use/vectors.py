@@ -118,8 +118,8 @@ def require_same_model(vectors: Vectors, *, model: str) -> None:
     made = vectors.manifest
     if made.model != model:
         raise UserError(
-            f"the vectors in {str(vectors.folder)!r} were made by another model ({made.recipe}, {made.model[:12]}) than "
-            f"this one ({model[:12]}), and cannot be compared; embed the pictures again, or use the model that made them"
+            f"the vectors in {str(vectors.folder)!r} were made by another model ({made.recipe}, {made.model[:12]}), "
+            f"not by this one ({model[:12]}), and cannot be compared; embed the pictures again, or use their own model"
         )
 
 
