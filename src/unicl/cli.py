@@ -204,7 +204,8 @@ def evaluate(
         Share of the data that probe and knn are tested on when there is no training data.
     """
     from unicl.data.sources import load_all
-    from unicl.evaluate.job import evaluate as run
+    from unicl.evaluate.run import evaluate as run
+    from unicl.evaluate.terminal import print_report
     from unicl.model import load_model
 
     _needs(data, "unicl evaluate runs/a --data photos/")
@@ -218,15 +219,124 @@ def evaluate(
         seed=seed,
         batch=batch,
     )
-    report.show(Console())
-    folder = out or model
-    for name, content in {"json": report.to_json(), "md": report.to_markdown(), "html": report.to_html()}.items():
-        _write(folder / f"report.{name}", content)
+    print_report(report, console=Console())
+    report.save(out or model)
+    _wrote(out or model, "evaluation.json, .md and .html")
     return 0
 
 
 @app.command
-def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int | None = None) -> int:
+def embed(
+    model: Path,
+    *photos: str,
+    out: Path,
+    view: Literal["instances", "classes"] = "instances",
+    batch: int = 64,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> int:
+    """Write the vectors of pictures to a folder; goes on where it was stopped.
+
+    Example: `unicl embed runs/a photos/ --out vectors/`
+
+    Parameters
+    ----------
+    photos
+        Folders, files, tars or tables.
+    view
+        What the vectors are for: instances (search, retrieval) or classes.
+    """
+    from unicl.model import load_model
+    from unicl.use.embed import embed as run
+
+    _needs(photos, "unicl embed runs/a photos/ --out vectors/")
+    vectors = run(load_model(model), photos, out=out, batch=batch, view=view, dtype=dtype, progress=True)
+    for item in vectors.skipped():
+        Console(stderr=True).print(f"left out {item.id}: {item.reason}", markup=False)
+    print(f"{vectors.manifest.count} vectors of {vectors.manifest.width} in {out}, {vectors.manifest.skipped} left out")
+    return 0
+
+
+@app.command
+def classify(
+    model: Path,
+    *photos: str,
+    names: str | None = None,
+    prompts: str | None = None,
+    top: int = 5,
+    batch: int = 64,
+    out: Path | None = None,
+) -> int:
+    """Say which of some names each picture shows.
+
+    Example: `unicl classify runs/a photos/ --names "apple,pear,plum" --out sheet.html`
+
+    Parameters
+    ----------
+    names
+        Names with commas between, or a .txt or .json file; the model's own classes if not given.
+    out
+        Write a sheet: .html, .png or .jsonl.
+    """
+    from unicl.data.prompts import templates
+    from unicl.model import load_model
+    from unicl.use.classify import classify as run
+    from unicl.use.classify import parse_names
+    from unicl.use.results import show
+    from unicl.use.sheet import require_ending, write
+
+    _needs(photos, "unicl classify runs/a photos/ --names a,b,c")
+    if out is not None:
+        require_ending(out)
+    wanted = parse_names(names) if names else ()
+    sets = templates(prompts) if prompts else ()
+    found = run(load_model(model), photos, names=wanted, templates=sets, top=top, batch=batch, progress=True)
+    show(found, Console())
+    if out is not None:
+        write(found, out)
+        _wrote(out)
+    return 0
+
+
+@app.command
+def search(
+    model: Path,
+    *photos_and_query: str,
+    top: int = 12,
+    batch: int = 64,
+    out: Path | None = None,
+) -> int:
+    """Find pictures by a text, by a picture, or by a sum of both; the last argument is the query.
+
+    Examples: `unicl search runs/a photos/ "a red fruit" --out sheet.html`;
+    `unicl search runs/a photos/ "beach.jpg + night - people"`
+
+    Parameters
+    ----------
+    photos_and_query
+        Folders or files, or one folder that `unicl embed` wrote; then the query.
+    out
+        Write a contact sheet: .html, .png or .jsonl.
+    """
+    from unicl.model import load_model
+    from unicl.use.results import show
+    from unicl.use.search import search as run
+    from unicl.use.sheet import require_ending, write
+
+    if len(photos_and_query) < 2:
+        raise UserError('give a folder of pictures and a query, for example: unicl search runs/a photos/ "a red fruit"')
+    if out is not None:
+        require_ending(out)
+    *photos, query = photos_and_query
+    found = run(load_model(model), photos, query=query, top=top, batch=batch, progress=True)
+    show(found, Console())
+    if out is not None:
+        write(found, out)
+        _wrote(out)
+    return 0
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int = 300) -> int:
     """Train clip, unicl, one space and itl on emoji of two artists, and show them side by side.
 
     Writes data, runs and page.html into --out; at most three minutes on two cores.
@@ -299,7 +409,11 @@ def _write(path: Path | str | None, content: str) -> None:
         Path(path).write_text(content, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    Console(stderr=True, highlight=False).print(f"wrote {path}")
+    _wrote(path)
+
+
+def _wrote(path: Path | str, what: str = "") -> None:
+    Console(stderr=True, highlight=False, markup=False).print(f"wrote {what} in {path}" if what else f"wrote {path}")
 
 
 def _plain(error: CycloptsError) -> str:

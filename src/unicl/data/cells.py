@@ -74,7 +74,7 @@ class Labels:
         if isinstance(cell, (list, tuple)):
             return [part for item in cell for part in self._single(item)]
         text = str(cell).strip()
-        if not isinstance(cell, str) or (self._names and text in self._names):
+        if not isinstance(cell, str) or text in self._classes or (self._names and text in self._names):
             return self._single(cell)
         items = _as_list(text)
         parts: Iterable[object] = re.split(r"[|;]", text) if items is None else items

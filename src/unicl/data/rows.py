@@ -128,7 +128,7 @@ def _rows(table: Table, chosen: Columns, *, reading: Reading, locator: Locator) 
         texts = captions(values[start:stop])
         classes = labels(values[stop], place=place) if chosen.label is not None else ()
         if image is None or not texts:
-            _count(image, texts, classes, chosen=chosen, ledger=reading.ledger, place=id)
+            _count(image, texts, classes, chosen=chosen, ledger=reading.ledger, place=table.prefix + place)
         if image is not None or texts or classes:
             yield Sample(id=id, image=image, captions=texts, labels=classes, namespace=reading.namespace)
 

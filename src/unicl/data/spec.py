@@ -3,9 +3,8 @@
 import codecs
 import math
 import os
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,7 +12,7 @@ from unicl.errors import UserError, suggest
 
 FIELDS = ("image", "text", "label", "weight", "namespace", "encoding", "names", "root", "format")
 ENCODINGS = ("utf-8", "gb18030", "gbk", "big5", "shift_jis", "euc_kr", "latin-1", "cp1252", "utf-16")
-MAX_FILES = 1_000_000
+MAX_FILES = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,28 +132,32 @@ def _expand(place: str) -> list[Path]:
     if exists(path):
         return [path]
     if "{" in place:
-        return _existing(list(islice(_braces(place), MAX_FILES + 1)), place=place)
+        return _existing(_braces(place), place=place)
     if "*" in path.name and (files := sorted(path.parent.glob(path.name))):
         return files
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise UserError(f"there is no file or folder {place!r}{suggest(path.name, near)}")
 
 
-def _braces(place: str) -> Iterator[Path]:
+def _braces(place: str) -> list[Path]:
     from braceexpand import UnbalancedBracesError, braceexpand
 
     try:
-        for name in braceexpand(place):
-            yield Path(name).expanduser()
+        # The package builds every name before it gives the first, so the ranges are counted beforehand.
+        names = list(braceexpand(place)) if _range_size(place) <= MAX_FILES else []
     except UnbalancedBracesError as error:
-        raise UserError(
-            f"the braces of {place!r} do not match; write a range as 'shards/{{00000..00099}}.tar'"
-        ) from error
+        raise UserError(f"the braces of {place!r} do not match; write a range as 'shards/{{00000..00099}}.tar'") from error
+    if not names:
+        raise UserError(f"{place!r} names more than {MAX_FILES:,} files; give a smaller range or a folder")
+    return [Path(name).expanduser() for name in names]
+
+
+def _range_size(place: str) -> int:
+    ranges = re.findall(r"\{(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.\d+)?\}", place)
+    return math.prod(abs(int(end) - int(start)) + 1 for start, end in ranges)
 
 
 def _existing(files: list[Path], *, place: str) -> list[Path]:
-    if len(files) > MAX_FILES:
-        raise UserError(f"{place!r} names more than {MAX_FILES:,} files; give a smaller range or a folder")
     missing = [file for file in files if not exists(file)]
     if missing:
         raise UserError(

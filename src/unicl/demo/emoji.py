@@ -77,7 +77,7 @@ def default_folder() -> Path:
     return Path(base) / "unicl" / "emoji"
 
 
-def build(folder: Path, *, size: int = 144, say: Callable[[int, int], object] = print) -> EmojiSet:
+def build(folder: Path, *, size: int = 144, say: Callable[[int, int], object] = lambda *_: None) -> EmojiSet:
     """Write the set once below ``folder`` and say where it lies; a second call only looks.
 
     ``size`` is the edge in pixels at which drawings are rendered; ``say(done, total)`` hears of the progress.
@@ -184,7 +184,7 @@ def _pictures(artist: str) -> dict[str, Any]:
     return {_bare(p.name.removesuffix(suffix)): p for p in folder.iterdir() if p.name.endswith(suffix)}
 
 
-def _write_set(place: Path, *, size: int, say: Callable[[int, int], None]) -> None:
+def _write_set(place: Path, *, size: int, say: Callable[[int, int], object]) -> None:
     known = concepts()
     for number, artist in enumerate((TRAIN_ARTIST, TEST_ARTIST)):
         pictures = _pictures(artist)

@@ -28,8 +28,8 @@ def decoded(pictures: Sequence[Picture], *, size: int, batch: int) -> Iterator[D
     parts = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        coming = [pool.submit(_decoded, picture, size=size) for picture in parts[0]] if parts else []
-        for following in [*parts[1:], ()]:
+        coming = [pool.submit(_decoded, picture, size=size) for part in parts[:1] for picture in part]
+        for following in [*parts[1:], ()] if parts else []:
             waiting, coming = coming, [pool.submit(_decoded, picture, size=size) for picture in following]
             yield _batch([future.result() for future in waiting], size=size)
     finally:

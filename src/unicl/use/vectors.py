@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from unicl.errors import UserError
-from unicl.model import ModelSettings, TwoTowers, View
+from unicl.model import TwoTowers, View
 from unicl.space import ImageSource, Slice
 
 Precision = Literal["float32", "float16"]
@@ -82,9 +82,12 @@ class Vectors:
 
 
 def fingerprint(model: TwoTowers) -> str:
-    """A hash of a model's settings and weights: equal for equal models, wherever they lie."""
-    digest = hashlib.sha256()
-    digest.update(TypeAdapter(ModelSettings).dump_json(model.settings))
+    """A hash of what makes a model's vectors, settings and weights: equal for equal models, wherever they lie."""
+    image, text = model.settings.image, model.settings.text
+    settings: list[object] = [image.name, image.size, image.pool, image.head, sorted(model.settings.views.items())]
+    if text is not None and model.text is not None:
+        settings += [text.name, text.heads, text.head, model.text.pool]
+    digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

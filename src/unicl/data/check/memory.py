@@ -39,7 +39,7 @@ class Towers:
 _CLIP_TEXT = Shape(layers=12, width=512, vocabulary=49_408)
 TOWERS = (
     Towers(
-        name="ViT-Ti/16 and a small text tower (the default)",
+        name="ViT-Ti/16 and a small text tower",
         image=Shape(layers=12, width=192, patch=16),
         text=Shape(layers=4, width=256, vocabulary=8192),
     ),
