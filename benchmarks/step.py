@@ -130,7 +130,7 @@ def our_step(model: TwoTowers, batch: Batch) -> Step:
     return step
 
 
-def their_step(model: torch.nn.Module, images: Tensor, tokens: Tensor) -> Step:
+def their_step(model: Any, images: Tensor, tokens: Tensor) -> Step:
     """A step as ``open_clip_train.train`` takes it in float32, with the parameter groups of its main file."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     plain = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]

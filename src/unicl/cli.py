@@ -336,7 +336,7 @@ def search(
 
 
 @app.command
-def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int = 300) -> int:
+def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int = 250) -> int:
     """Train clip, unicl, one space and itl on emoji of two artists, and show them side by side.
 
     Writes data, runs and page.html into --out; at most three minutes on two cores.

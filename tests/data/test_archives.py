@@ -3,8 +3,8 @@ import json
 import tarfile
 
 import pytest
-from pictures import picture
 
+from pictures import picture
 from unicl.data.sources import load, read_bytes
 from unicl.errors import UserError
 from unicl.space import Slice

@@ -2,15 +2,15 @@ import base64
 
 import pyarrow as pa
 import pytest
-from pictures import picture
 from pyarrow import parquet
 
+from pictures import picture
 from unicl.data.sources import load, read_bytes
 from unicl.errors import UserError
 from unicl.space import Slice
 
 
-def write(path, **columns):
+def write(path, /, **columns):
     parquet.write_table(pa.table(columns), path)
     return str(path)
 

@@ -2,8 +2,8 @@ import base64
 import json
 
 import pytest
-from pictures import picture
 
+from pictures import picture
 from unicl.data.image import decode
 from unicl.data.sources import load
 from unicl.data.spec import parse
@@ -41,11 +41,13 @@ def brief(source):
         ("t.csv", '\ufefffilepath,title,label\n\nimages/a.png,"red, round",0\n\nimages/b.png,green,1'),
         (
             "t.jsonl",
-            '{"image":"images/a.png","text":"red, round","label":0}\n\n{"image":"images/b.png","text":"green","label":1}',
+            '{"image":"images/a.png","text":"red, round","label":0}\n\n'
+            '{"image":"images/b.png","text":"green","label":1}',
         ),
         (
             "t.json",
-            '[{"image":"images/a.png","text":"red, round","label":0},{"image":"images/b.png","text":"green","label":1}]',
+            '[{"image":"images/a.png","text":"red, round","label":0},'
+            '{"image":"images/b.png","text":"green","label":1}]',
         ),
     ],
 )

@@ -50,7 +50,7 @@ def _groups(path: Path, *, name: str, reading: Reading) -> Iterator[Group]:
         if image is None and parts.fields:
             reading.ledger.count("samples without an image", place=f"{name}/{key}")
         if image is not None or parts.fields:
-            yield Group(id=f"{name}/{key}", image=image, fields=parts.fields)
+            yield Group(id=f"{name}/{key}", stem=f"{name}/{key}", image=image, fields=parts.fields)
 
 
 def _index(path: Path, *, name: str, reading: Reading) -> dict[str, _Parts]:

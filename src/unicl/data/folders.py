@@ -70,7 +70,7 @@ def _groups(reading: Reading, *, classes: bool) -> Iterator[Group]:
         stem = name[: name.rfind(".")]
         fields = {end[1:]: Path(top, stem + end).read_bytes() for end in BESIDE if stem + end in beside}
         label = name.partition("/")[0] if classes and "/" in name else None
-        yield Group(id=name, image=Path(top, name), fields=fields, label=label)
+        yield Group(id=name, stem=stem, image=Path(top, name), fields=fields, label=label)
 
 
 def _contents(folder: Path, *, root: Path | None) -> tuple[list[str], frozenset[str], list[str]]:

@@ -48,9 +48,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Files or members that share a name: an image, and the contents of what stands beside it by extension."""
+    """Files or members that share a name (``stem``): an image, and the contents of what is beside it by extension."""
 
     id: str
+    stem: str
     image: ImageSource | None
     fields: Mapping[str, bytes]
     label: str | None = None
@@ -189,7 +190,7 @@ def _json_fields(group: Group, *, reading: Reading) -> dict[str, object]:
     content = group.fields.get("json")
     if content is None:
         return {}
-    where = f"{group.id}.json"
+    where = f"{group.stem}.json"
     return parse_object(decode_text(content, encoding=reading.spec.encoding, where=where), where=where)
 
 
@@ -197,7 +198,7 @@ def _raw_fields(group: Group, *, reading: Reading) -> dict[str, object]:
     """Text members by lines: several captions stand on several lines (the layout of CLIP_benchmark)."""
     encoding = reading.spec.encoding
     texts = {
-        name: decode_text(content, encoding=encoding, where=f"{group.id}.{name}")
+        name: decode_text(content, encoding=encoding, where=f"{group.stem}.{name}")
         for name, content in group.fields.items()
         if name != "json"
     }

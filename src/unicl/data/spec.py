@@ -146,7 +146,9 @@ def _braces(place: str) -> list[Path]:
         # The package builds every name before it gives the first, so the ranges are counted beforehand.
         names = list(braceexpand(place)) if _range_size(place) <= MAX_FILES else []
     except UnbalancedBracesError as error:
-        raise UserError(f"the braces of {place!r} do not match; write a range as 'shards/{{00000..00099}}.tar'") from error
+        raise UserError(
+            f"the braces of {place!r} do not match; write a range as 'shards/{{00000..00099}}.tar'"
+        ) from error
     if not names:
         raise UserError(f"{place!r} names more than {MAX_FILES:,} files; give a smaller range or a folder")
     return [Path(name).expanduser() for name in names]

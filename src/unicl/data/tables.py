@@ -119,20 +119,25 @@ def _parsed(head: str, *, dialect: _Dialect, strict: bool = False) -> list[list[
 
 
 def _csv_rows(file: TextIO, *, dialect: _Dialect, width: int, where: str) -> Iterator[tuple[int, list[str]]]:
-    with _long_fields():
-        reader = csv.reader(file, delimiter=dialect.separator, quoting=dialect.quoting, strict=True)
-        try:
-            next(cells for cells in reader if cells)
-            for cells in reader:
-                if len(cells) == width:
-                    yield reader.line_num, cells
-                elif cells:
-                    yield reader.line_num, _filled(cells, width=width, where=where, line=reader.line_num)
-        except csv.Error as error:
-            raise UserError(
-                f"{where}, line {reader.line_num:,}: {error}; a cell that begins with a quotation mark must end with "
-                "one, and marks inside it are doubled"
-            ) from error
+    reader = csv.reader(file, delimiter=dialect.separator, quoting=dialect.quoting, strict=True)
+    with _long_fields(), _csv_errors(reader, where=where):
+        next(cells for cells in reader if cells)
+        for cells in reader:
+            if len(cells) == width:
+                yield reader.line_num, cells
+            elif cells:
+                yield reader.line_num, _filled(cells, width=width, where=where, line=reader.line_num)
+
+
+@contextmanager
+def _csv_errors(reader: Any, *, where: str) -> Iterator[None]:
+    try:
+        yield
+    except csv.Error as error:
+        raise UserError(
+            f"{where}, line {reader.line_num:,}: {error}; a cell that begins with a quotation mark must end with one, "
+            "and marks inside it are doubled"
+        ) from error
 
 
 def _filled(cells: list[str], *, width: int, where: str, line: int) -> list[str]:

@@ -90,7 +90,7 @@ def _lists(top: Any) -> tuple[list[float], list[int]]:
 
 def _picture(sample: Sample) -> str:
     assert sample.image is not None
-    image = Image.open(io.BytesIO(read_bytes(sample.image))).convert("RGB")
+    image = Image.open(io.BytesIO(read_bytes(sample.image))).convert("RGBA")
     image.thumbnail((64, 64))
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)

@@ -9,11 +9,11 @@ from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 
 IMAGE = ImageSettings(
-    name="efficientnet_lite0", size=160, weights="package:efficientnet_lite0", locked=True, dropout=0.5
+    name="tf_efficientnet_lite0", size=160, weights="package:efficientnet_lite0", locked=True, dropout=0.5
 )
 """ImageNet's EfficientNet-Lite0, locked: only its head learns, on features with dropout."""
 
-TEXT = TextSettings(name="bert", layers=0, dim=256, context=32, vocab=2000, pool="mean")
+TEXT = TextSettings(name="bert", layers=0, dim=256, context=32, vocab=8192, pool="mean")
 """The mean of learned token embeddings, from scratch: names of 700 things teach no more than that."""
 
 

@@ -21,11 +21,12 @@ _LITE_STD: Final = 0.502
 def image_state(name: str, tower: nn.Module, *, model: str) -> dict[str, Tensor]:
     """The state dict of an image tower with a package's weights and their normalisation; its head stays as it is.
 
-    "efficientnet_lite0" is for the timm ``model`` of that name. Raises `UserError` if the package is missing or the
+    "efficientnet_lite0" is for the timm ``model`` of that name, and for ``tf_efficientnet_lite0``, which pads as
+    TensorFlow does. Raises `UserError` if the package is missing or the
     tower is another model.
     """
     _known(name, _IMAGE, kind="image")
-    if model != name:
+    if model.removeprefix("tf_") != name:
         raise UserError(f"the weights package:{name} are for the image model {name!r}, not {model!r}; name that model")
     own = tower.state_dict()
     wanted = {key: value for key, value in own.items() if key.startswith("backbone.")}
