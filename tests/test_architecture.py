@@ -21,6 +21,7 @@ ORDER = (
     "use",
     "recipes",
     "lookup",
+    "dials",
     "run",
     "demo",
     "cli",

@@ -1,6 +1,5 @@
 """The command: one short function per verb. Heavy packages are imported inside, so that --help is quick."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from unicl.dials import Dials, assigned
 from unicl.errors import BadImage, UserError
 
 app = App(
@@ -63,36 +63,15 @@ def check(
 
 @app.command
 def train(
+    dials: Dials = Dials(),
     *,
     data: list[str] | None = None,
     recipe: str | None = None,
     out: Path,
     val: list[str] | None = None,
-    resume: bool = False,
-    steps: int | None = None,
-    epochs: float | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    width: int | None = None,
-    class_share: float | None = None,
-    class_dims: int | None = None,
-    image: str | None = None,
-    image_weights: str | None = None,
-    image_size: int | None = None,
-    lock_image: bool = False,
-    text: str | None = None,
-    text_weights: str | None = None,
-    tokenizer: str | None = None,
-    prompts: str | None = None,
     class_names: str | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
-    seed: int | None = None,
-    eval_every: int | None = None,
-    save_every: int | None = None,
-    metric: str | None = None,
-    patience: int | None = None,
     max_bad: int = 100,
-    track: list[str] | None = None,
+    resume: bool = False,
     device: str = "auto",
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> int:
@@ -112,32 +91,14 @@ def train(
         Folder of the run: configuration, metrics, checkpoints.
     val
         A source to evaluate on while training; repeat for several.
-    resume
-        Go on from the last checkpoint; the configuration is the run's own unless given again.
-    batch
-        Batch size over all processes.
-    class_share
-        itl: the weight of class texts against captions, 0 to 1.
-    class_dims
-        itl: how many leading dimensions classes read.
-    image
-        Any timm model.
-    image_weights
-        random, hub, package:NAME, a file or a folder.
-    lock_image
-        Train the image tower's head only; without augmentation its features are made once and kept.
-    text
-        clip, bert, or a transformers folder or hub name.
-    tokenizer
-        train (on your texts), clip, chinese, or a folder.
-    prompts
-        Templates for class names: auto, en, en-short, zh, zh-short, clip80, unicl81, or a file.
     class_names
-        File from label to class name(s): json or txt.
+        File from label to class name (several with | between): json or txt.
     max_bad
         Unreadable images to leave out before giving up.
-    track
-        tensorboard or wandb.
+    resume
+        Go on from the last checkpoint; the configuration is the run's own unless given again.
+    device
+        auto, cpu or cuda.
     set_
         Any other field of the recipe, such as optim.weight_decay=0.1 or data.balance=true.
     """
@@ -148,25 +109,14 @@ def train(
         job = read_job(out)
     else:
         _needs(data, "unicl train --data photos/ --out runs/a")
-        arguments = {"width": width, "class_share": class_share, "class_dims": class_dims}
-        made = _recipe(recipe or "itl", arguments)
-        fields: dict[str, Any] = {
-            "fit.steps": steps, "fit.epochs": epochs, "fit.precision": precision, "fit.seed": seed,
-            "fit.eval_every": eval_every, "fit.save_every": save_every, "fit.metric": metric, "fit.patience": patience,
-            "fit.track": track, "data.batch": batch, "data.prompts": prompts, "optim.lr": lr,
-            "image.name": image, "image.weights": image_weights or ("random" if image else None),
-            "image.size": image_size, "image.locked": lock_image or None,
-            "text.name": text, "text.weights": text_weights, "text.tokenizer": tokenizer,
-        }  # fmt: skip
         job = Job(
-            recipe=default_weights(_assigned(made, fields, set_ or [])),
+            recipe=default_weights(assigned(recipe or "itl", dials, more=set_ or ())),
             data=tuple(data or ()),
             val=tuple(val or ()),
             class_names=class_names,
             max_bad=max_bad,
         )
-    outcome = run(job, out, resume=resume, device=device)
-    return outcome.code
+    return run(job, out, resume=resume, device=device).code
 
 
 @app.command
@@ -367,30 +317,6 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         code = 141
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _recipe(name: str, arguments: dict[str, Any]) -> Any:
-    """The recipe of a name with the arguments that were given; the width is a field of every recipe."""
-    from dataclasses import replace
-    from inspect import signature
-
-    from unicl import lookup
-
-    given = {argument: value for argument, value in arguments.items() if value is not None}
-    width = given.pop("width", None)
-    make = lookup.find(name)
-    if width is not None and "width" in signature(make).parameters:
-        return lookup.recipe(name, arguments={**given, "width": width})
-    made = lookup.recipe(name, arguments=given)
-    return made if width is None else replace(made, width=width)
-
-
-def _assigned(recipe: Any, fields: dict[str, Any], more: list[str]) -> Any:
-    """The recipe with the flags that were given, then with --set."""
-    from unicl.config import assign
-
-    given = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
-    return assign(recipe, [*given, *more])
 
 
 def _needs(data: Any, example: str) -> None:

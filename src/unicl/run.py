@@ -56,7 +56,7 @@ def train(job: Job, out: Path, *, resume: bool = False, device: str = "auto") ->
     Raises `UserError` for a mistake in the recipe or the data, before any work is lost.
     """
     with start(device) as ranks:
-        say = Console(stderr=True, quiet=not ranks.first, highlight=False).print
+        say = Console(stderr=True, quiet=not ranks.first, highlight=False, markup=False, soft_wrap=True).print
         sources = load_all(job.data)
         _check(job.recipe, sources)
         if ranks.first:
@@ -250,7 +250,7 @@ def _introduce(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path,
     """Print what is about to happen, the guessed columns and the defaults included."""
     recipe, fit_settings = job.recipe, job.recipe.fit
     for source in sources:
-        say(f"[bold]{source.name}[/]: {source.format}, {len(source.samples)} samples, {_columns(source)}")
+        say(f"{source.name}: {source.format}, {len(source.samples)} samples, {_columns(source)}")
         for note in source.notes:
             say(f"  {note}")
     shared = _shared_labels(sources)
@@ -266,15 +266,15 @@ def _introduce(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path,
         else f"{recipe.text.name} ({recipe.text.weights}, {recipe.text.tokenizer} tokenizer)"
     )
     say(
-        f"recipe [bold]{recipe.name}[/]: image {recipe.image.name} ({recipe.image.weights}"
-        f"{', locked' if recipe.image.locked else ''}, {recipe.image.size} px), text {text}, width {model.settings.width}, "
-        f"{numbers:.1f} M parameters"
+        f"recipe {recipe.name}: image {recipe.image.name} ({recipe.image.weights}"
+        f"{', locked' if recipe.image.locked else ''}, {recipe.image.size} px), text {text}, "
+        f"width {model.settings.width}, {numbers:.1f} M parameters"
     )
     size = sum(len(s.samples) * s.weight for s in sources)
     steps = fit_settings.length(epoch_size=int(size), batch=recipe.data.batch)
     say(
-        f"batch {recipe.data.batch}, {steps} steps ({steps * recipe.data.batch / max(size, 1):.1f} epochs), lr {recipe.optim.lr:g}, "
-        f"{fit_settings.precision}, seed {fit_settings.seed}; everything is in {out}"
+        f"batch {recipe.data.batch}, {steps} steps ({steps * recipe.data.batch / max(size, 1):.1f} epochs), "
+        f"lr {recipe.optim.lr:g}, {fit_settings.precision}, seed {fit_settings.seed}; everything is in {out}"
     )
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny, write_photos
 
+from tiny import tiny, write_photos
 from unicl.errors import UserError
 from unicl.run import Job, train
 

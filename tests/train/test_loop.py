@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny, write_photos
 
+from tiny import tiny, write_photos
 from unicl.errors import UserError
 from unicl.run import Job, train
 from unicl.train.loop import FitSettings
@@ -78,9 +78,9 @@ def test_the_best_is_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch)
     from unicl.train import loop
 
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
-    monkeypatch.setattr(loop._Run, "metric", lambda self, metrics: "x")
+    monkeypatch.setattr(loop._Run, "metric", lambda *_: "x")
     settings = replace(job(data, steps=6, eval_every=1, patience=2, keep=1), val=data)
-    monkeypatch.setattr("unicl.run.evaluator", lambda *_, **__: lambda model: {"x": next(values)})
+    monkeypatch.setattr("unicl.run.evaluator", lambda *_, **__: lambda _: {"x": next(values)})
     outcome = train(settings, tmp_path / "run")
     assert outcome.step == 4
     assert json.loads((tmp_path / "run" / "run.json").read_text())["best"] == "step-00000002"

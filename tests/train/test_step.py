@@ -1,4 +1,5 @@
 import torch
+
 from rank_work import step
 from tiny import write_photos
 

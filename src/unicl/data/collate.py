@@ -15,7 +15,7 @@ from unicl.data.text import Tokenizer
 from unicl.space import Batch, Keys, Sample, TextType
 
 KeyMode = Literal["sample", "label", "text", "typed"]
-"""What makes two rows one thing: their sample (CLIP), class (UniCL), text (Florence), or any of several keys (typed)."""
+"""What makes two rows one thing: their sample (CLIP), class (UniCL), text (Florence), or one of several (typed)."""
 
 Entry = tuple[int, TextType, float]
 Say = Callable[[str, int], str]

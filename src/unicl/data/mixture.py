@@ -78,7 +78,7 @@ class Mixture:
 
 
 def pools_of(sources: Sequence[Source], *, balance: bool) -> tuple[Pool, ...]:
-    """One pool a source; with ``balance``, the labelled and the other samples are drawn equally often, the fewer repeated.
+    """One pool a source; with ``balance``, labelled and other samples are drawn equally often, the fewer repeated.
 
     The balanced sampler of UniCL (section 4); data of one kind only is left as it is.
     """

@@ -140,7 +140,7 @@ def _expand(place: str) -> list[Path]:
 
 
 def _braces(place: str) -> list[Path]:
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
     try:
         # The package builds every name before it gives the first, so the ranges are counted beforehand.

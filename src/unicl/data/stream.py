@@ -2,9 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,7 +79,7 @@ class Stream:
         """This rank's part of the batch of a step."""
         return self._collate([self._draw(position) for position in self._positions(step)], step)
 
-    def batches(self, start: int, *, stop: int) -> Iterator[Batch]:
+    def batches(self, start: int, *, stop: int) -> Generator[Batch, None, None]:
         """The batches of the steps from ``start`` up to ``stop``, prepared ahead by threads."""
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=self.settings.ahead)
         ended = threading.Event()
@@ -99,17 +98,12 @@ class Stream:
         self, steps: range, ready: "queue.Queue[Batch | BaseException | None]", ended: threading.Event
     ) -> None:
         try:
-            with ThreadPoolExecutor(max(self.settings.workers, 1)) as pool, closing(self._made(steps, pool)) as made:
-                for batch in made:
-                    if not _put(ready, batch, ended):
-                        return
-            _put(ready, None, ended)
+            with ThreadPoolExecutor(max(self.settings.workers, 1)) as pool:
+                made = (self._collate(list(pool.map(self._draw, self._positions(step))), step) for step in steps)
+                if all(_put(ready, batch, ended) for batch in made):
+                    _put(ready, None, ended)
         except BaseException as error:  # handed to the consumer, who raises it
             _put(ready, error, ended)
-
-    def _made(self, steps: range, pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        for step in steps:
-            yield self._collate(list(pool.map(self._draw, self._positions(step))), step)
 
     def _positions(self, step: int) -> range:
         batch, rank, ranks = self.settings.batch, self.place.rank, self.place.ranks

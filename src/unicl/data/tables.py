@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from unicl.data.encodings import open_text
 from unicl.data.rows import Reading, Table, parse_object, table_samples
@@ -23,7 +23,7 @@ LONGEST_FIELD = 2**31 - 1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Dialect:
     separator: str
-    quoting: int
+    quoting: Literal[0, 1, 2, 3]
 
 
 def csv_samples(reading: Reading) -> Iterator[Sample]:

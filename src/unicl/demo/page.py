@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unicl.data.prompts import templates
 from unicl.data.sources import read_bytes
-from unicl.demo.scores import Test
+from unicl.demo.scores import Trial
 from unicl.demo.table import Results
 from unicl.model import TwoTowers
 from unicl.space import Sample
@@ -30,7 +30,7 @@ def write_page(
     results: Results,
     *,
     models: Mapping[str, TwoTowers],
-    tests: Mapping[str, Test],
+    tests: Mapping[str, Trial],
     curves: Mapping[str, Sequence[float]],
 ) -> Path:
     """Write the page and return where it is."""
@@ -47,7 +47,7 @@ def write_page(
     return path
 
 
-def _search(query: str, test: Test, models: Mapping[str, TwoTowers]) -> dict[str, Any]:
+def _search(query: str, test: Trial, models: Mapping[str, TwoTowers]) -> dict[str, Any]:
     rows = []
     for name in SHOWN:
         model = models[name]
@@ -58,7 +58,7 @@ def _search(query: str, test: Test, models: Mapping[str, TwoTowers]) -> dict[str
     return {"query": query, "rows": rows}
 
 
-def _predictions(test: Test, models: Mapping[str, TwoTowers]) -> list[dict[str, Any]]:
+def _predictions(test: Trial, models: Mapping[str, TwoTowers]) -> list[dict[str, Any]]:
     """The first samples of categories spread over all, and what each system takes them for."""
     chosen = torch.linspace(0, len(test.samples) - 1, PREDICTED).long().tolist()
     said = {name: _classes(models[name], test, chosen) for name in SHOWN}
@@ -73,13 +73,13 @@ def _predictions(test: Test, models: Mapping[str, TwoTowers]) -> list[dict[str, 
     ]
 
 
-def _classes(model: TwoTowers, test: Test, chosen: list[int]) -> list[str]:
+def _classes(model: TwoTowers, test: Trial, chosen: list[int]) -> list[str]:
     images = model.see(model.embed_whole(test.features[chosen]), view="classes")
     vectors = model.classifier(test.names["en"], templates=templates("en"))
     return [test.names["en"][k] for k in (images @ vectors.T).argmax(1).tolist()]
 
 
-def _shown(test: Test, k: int, score: float) -> dict[str, Any]:
+def _shown(test: Trial, k: int, score: float) -> dict[str, Any]:
     return {"picture": _picture(test.samples[k]), "title": test.titles["en"][k], "score": score}
 
 

@@ -23,7 +23,7 @@ from unicl.data.stream import Stream
 from unicl.data.text import Tokenizer
 from unicl.demo.emoji import EmojiSet, build, default_folder
 from unicl.demo.page import write_page
-from unicl.demo.scores import Test, score
+from unicl.demo.scores import Trial, score
 from unicl.demo.systems import IMAGE, TEXT, systems
 from unicl.demo.table import Results, show
 from unicl.model import load_model
@@ -42,7 +42,7 @@ class Parts:
     texts: ClassTexts
     tokenizer: Tokenizer
     features: Tensor
-    tests: Mapping[str, Test]
+    tests: Mapping[str, Trial]
 
 
 def demo(out: Path, *, seeds: int = 3, steps: int = 250) -> Results:
@@ -61,7 +61,7 @@ def demo(out: Path, *, seeds: int = 3, steps: int = 250) -> Results:
     models = {name: load_model(run) for name, run in runs.items()}
     curves = {name: _losses(run / "metrics.jsonl") for name, run in runs.items()}
     page = write_page(out / "page.html", summary, models=models, tests=parts.tests, curves=curves)
-    console.print(f"the page with curves, searches and predictions: {page}")
+    console.print(f"the page with curves, searches and predictions: {page}", markup=False, soft_wrap=True)
     return summary
 
 
@@ -131,7 +131,7 @@ def prepare(emoji: EmojiSet, out: Path) -> Parts:
         for name, source in sources.items()
     }
     tests = {
-        name: Test.of(sources[name], features=features[name], categories=emoji.categories)
+        name: Trial.of(sources[name], features=features[name], categories=emoji.categories)
         for name in ("seen", "unseen")
     }
     return Parts(source=sources["train"], texts=texts, tokenizer=tokenizer, features=features["train"], tests=tests)

@@ -19,7 +19,7 @@ LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class Trial:
     """Drawings that were not trained on: their features, names and categories, and the categories' names."""
 
     samples: tuple[Sample, ...]
@@ -42,7 +42,7 @@ class Test:
         )
 
 
-def score(model: TwoTowers, tests: Mapping[str, Test]) -> dict[str, float]:
+def score(model: TwoTowers, tests: Mapping[str, Trial]) -> dict[str, float]:
     """All columns of the demo's table by name, such as "zero-shot, seen, en"."""
     found: dict[str, float] = {}
     for which, test in tests.items():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from unicl.objective.terms import ContrastSettings, TermSettings
 from unicl.recipes import Recipe, clip, itl, unicl
 from unicl.similarity import ScaleSettings
 from unicl.towers.image import ImageSettings
@@ -29,8 +30,12 @@ def _alike(recipe: Recipe, *, steps: int) -> Recipe:
         recipe,
         image=IMAGE,
         text=TEXT,
-        terms=tuple(replace(term, scale=ScaleSettings()) for term in recipe.terms),
+        terms=tuple(_scaled(term) for term in recipe.terms),
         data=replace(recipe.data, batch=256, augment=None, prompts="auto", balance=False, workers=1),
         optim=replace(recipe.optim, lr=2e-3, weight_decay=0.1, clip=None),
         fit=replace(recipe.fit, steps=steps),
     )
+
+
+def _scaled(term: TermSettings) -> TermSettings:
+    return replace(term, scale=ScaleSettings()) if isinstance(term, ContrastSettings) else term

@@ -22,7 +22,7 @@ class Board(AbstractContextManager["Board"]):
     def __init__(self, steps: int, *, start: int, visible: bool, out: Path, trackers: Sequence[str] = ()) -> None:
         self.visible = visible
         self.steps = steps
-        self.console = Console(stderr=True, quiet=not visible)
+        self.console = Console(stderr=True, quiet=not visible, highlight=False)
         self.live = visible and self.console.is_terminal
         self.bar = Progress(
             TextColumn("[bold]training"),
@@ -58,12 +58,14 @@ class Board(AbstractContextManager["Board"]):
             self.bar.update(self.task, completed=step, numbers=shown)
         elif self.visible and (time.monotonic() - self.printed > 10 or step in (self.start + 1, self.steps)):
             self.printed = time.monotonic()
-            self.console.print(f"step {step}/{self.steps}  {shown}  left {self._left(step)}", highlight=False)
+            self.console.print(
+                f"step {step}/{self.steps}  {shown}  left {self._left(step)}", markup=False, soft_wrap=True
+            )
         self._track(step, numbers)
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
-        self.bar.console.print(message, highlight=False)
+        self.bar.console.print(message, markup=False, soft_wrap=True)
 
     def evaluated(self, step: int, *, metrics: Mapping[str, float], best: bool) -> None:
         """Show the numbers of an evaluation."""
@@ -85,7 +87,7 @@ class _TensorBoard:
     def __init__(self, out: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(out / "tensorboard"))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         for name, value in numbers.items():

@@ -28,9 +28,9 @@ def cached_features(sources: Sequence[Source], model: TwoTowers, path: Path, *, 
     names = "\n".join(f"{source.name}/{sample.id}" for source in sources for sample in source.samples)
     fingerprint = blake2b(names.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     if ranks.first and not path.is_file():
-        features = _make(samples, model)
+        made = _make(samples, model)
         part = path.with_name(path.name + ".part")
-        save_file({"features": features}, part, metadata={"samples": fingerprint})
+        save_file({"features": made}, part, metadata={"samples": fingerprint})
         part.rename(path)
     ranks.wait()
     with safe_open(path, framework="pt") as file:

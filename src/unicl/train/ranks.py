@@ -64,7 +64,7 @@ def gather(rows: Tensor, *, ranks: Ranks) -> Tensor:
     The gradient is exact for the pattern of this library: every process computes the same loss of the gathered
     rows, takes the gradient of its own rows times the number of processes, and `average_gradients` divides by it.
     """
-    return rows if ranks.size == 1 else _Gather.apply(rows, ranks)  # type: ignore[no-any-return, no-untyped-call]
+    return rows if ranks.size == 1 else _Gather.apply(rows, ranks)
 
 
 def gather_columns(columns: Columns, *, ranks: Ranks, features: bool) -> Columns:
@@ -93,7 +93,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], *, ranks: Ranks) -> No
         grads = [p.grad for p in learning if p.dtype == dtype and p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in grads])
         dist.all_reduce(flat)
-        for grad, mean in zip(grads, (flat / ranks.size).split([g.numel() for g in grads]), strict=True):
+        for grad, mean in zip(grads, torch.split(flat / ranks.size, [g.numel() for g in grads]), strict=True):
             grad.copy_(mean.view_as(grad))
 
 

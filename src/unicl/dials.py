@@ -1,0 +1,105 @@
+"""The flags of `unicl train` that set a field of the recipe."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Dials:
+    """The fields of a recipe that have a flag of their own; any other is set with --set.
+
+    Parameters
+    ----------
+    steps
+        Length of the run in steps; wins over epochs.
+    batch
+        Batch size over all processes.
+    class_share
+        itl: the weight of class texts against captions, 0 to 1.
+    class_dims
+        itl: how many leading dimensions classes read; half of the width if not given.
+    image
+        Any timm model.
+    image_weights
+        random, hub, package:NAME, a file or a folder.
+    lock_image
+        Train only the image tower's head.
+    text
+        clip, bert, or a transformers folder or hub name.
+    tokenizer
+        train (on your texts), clip, chinese, or a folder.
+    prompts
+        Templates for class names: auto, en, en-short, zh, zh-short, clip80, unicl81, or a file.
+    eval_every
+        Evaluate on --val every so many steps.
+    metric
+        The number that says which checkpoint is the best, such as zeroshot/top1.
+    patience
+        Stop after so many evaluations without a better one.
+    track
+        tensorboard or wandb.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch: int | None = None
+    lr: float | None = None
+    width: int | None = None
+    class_share: float | None = None
+    class_dims: int | None = None
+    image: str | None = None
+    image_weights: str | None = None
+    image_size: int | None = None
+    lock_image: bool | None = None
+    text: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    prompts: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    seed: int | None = None
+    eval_every: int | None = None
+    save_every: int | None = None
+    metric: str | None = None
+    patience: int | None = None
+    track: tuple[Literal["tensorboard", "wandb"], ...] | None = None
+
+
+_ARGUMENTS = ("width", "class_share", "class_dims")
+_FIELDS = (
+    *((name, f"fit.{name}") for name in ("steps", "epochs", "precision", "seed", "eval_every", "save_every")),
+    *((name, f"fit.{name}") for name in ("metric", "patience", "track")),
+    *((name, f"data.{name}") for name in ("batch", "prompts")),
+    ("lr", "optim.lr"),
+    ("image", "image.name"),
+    ("image_weights", "image.weights"),
+    ("image_size", "image.size"),
+    ("lock_image", "image.locked"),
+    ("text", "text.name"),
+    ("text_weights", "text.weights"),
+    ("tokenizer", "text.tokenizer"),
+)
+"""Which field of a recipe each flag sets."""
+
+
+def assigned(name: str, dials: Dials, *, more: Sequence[str]) -> Any:
+    """The recipe of a name with the dials that were given, then with ``field=value`` assignments; see `unicl.config`."""
+    from dataclasses import replace
+    from inspect import signature
+
+    from unicl import lookup
+    from unicl.config import assign
+
+    given = {dial: value for dial in _ARGUMENTS if (value := getattr(dials, dial)) is not None}
+    # The width is a field of every recipe, and an argument of those whose other fields follow from it.
+    width = None if "width" in signature(lookup.find(name)).parameters else given.pop("width", None)
+    recipe = lookup.recipe(name, arguments=given)
+    recipe = recipe if width is None else replace(recipe, width=width)
+    fields = {field: value for dial, field in _FIELDS if (value := getattr(dials, dial)) is not None}
+    if dials.image is not None and dials.image_weights is None:
+        fields["image.weights"] = "random"
+    return assign(recipe, [*(f"{field}={json.dumps(value)}" for field, value in fields.items()), *more])

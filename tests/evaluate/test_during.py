@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from tiny import tiny, write_photos
+from unicl.data.sources import load_all
+from unicl.errors import UserError
+from unicl.evaluate.during import evaluator
+from unicl.evaluate.run import evaluate
+from unicl.run import build_model
+from unicl.towers.text import build_tokenizer
+from unicl.train.ranks import Ranks
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("during"), each=4)
+
+
+def model(name, sources):
+    recipe = tiny(name)
+    tokenizer = None if recipe.text is None else build_tokenizer(recipe.text, texts=["a red green blue square photo"])
+    return build_model(recipe, sources, tokenizer=tokenizer)
+
+
+def test_the_numbers_are_those_of_the_full_report(data):
+    sources = load_all(data)
+    made = model("itl", sources)
+    quick = evaluator(sources, prompts="en-short", ranks=Ranks())(made)
+    report = evaluate(made, load_all(data[:1]), tasks=("zeroshot",), templates="en-short").numbers()
+    assert quick["zeroshot/top1"] == pytest.approx(report["zeroshot/top1"])
+    assert "retrieval/image_to_text/r1" in quick
+    assert made.training is True, "training goes on as it was"
+
+
+def test_a_classifier_without_texts_is_measured_by_its_own_head(data):
+    sources = load_all(data[:1])
+    made = model("cross_entropy", sources)
+    quick = evaluator(sources, prompts="auto", ranks=Ranks())(made)
+    pictures = [s.image for s in sources[0].samples]
+    head = made.objective.terms["classes"]
+    with torch.no_grad():
+        guesses = head.head(made.image_features(pictures)).argmax(1).tolist()
+    right = [head.labels[g] == s.labels[0] for g, s in zip(guesses, sources[0].samples, strict=True)]
+    assert quick["zeroshot/top1"] == pytest.approx(sum(right) / len(right))
+
+
+def test_unreadable_pictures_are_left_out(tmp_path):
+    photos, _ = write_photos(tmp_path, each=3)
+    (tmp_path / "photos" / "red" / "0.png").write_bytes(b"")
+    sources = load_all([photos])
+    quick = evaluator(sources, prompts="en-short", ranks=Ranks())(model("clip", sources))
+    assert round(quick["zeroshot/top1"] * 8, 6) == round(quick["zeroshot/top1"] * 8)
+
+
+def test_data_that_says_nothing_about_its_pictures_is_refused(tmp_path):
+    write_photos(tmp_path, each=2)
+    with pytest.raises(UserError, match="no image with a label or a caption"):
+        evaluator(load_all([str(tmp_path / "photos" / "red")]), prompts="auto", ranks=Ranks())
