@@ -87,7 +87,7 @@ _FIELDS = (
 
 
 def assigned(name: str, dials: Dials, *, more: Sequence[str]) -> Any:
-    """The recipe of a name with the dials that were given, then with ``field=value`` assignments; see `unicl.config`."""
+    """The recipe of a name with the dials that were given, then with ``field=value``; see `unicl.config`."""
     from dataclasses import replace
     from inspect import signature
 
