@@ -27,9 +27,11 @@ test-slow: setup
 demo: setup
 	$(RUN)/unicl demo
 
+bench: export OMP_WAIT_POLICY = PASSIVE
 bench: setup
 	$(RUN)/python benchmarks/step.py
 	$(RUN)/python benchmarks/resume.py
+	$(RUN)/unicl demo --out demo && cp demo/results.json benchmarks/results/demo.json
 
 docs: setup
 	$(UV) run --quiet --locked --group docs mkdocs build --strict
