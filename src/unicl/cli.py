@@ -22,7 +22,7 @@ app = App(
 @app.command
 def check(
     *data: str,
-    batch: int = 256,
+    batch: int = 128,
     context: int = 77,
     max_images: int | None = None,
     json_out: Annotated[str | None, Parameter(name="--json")] = None,

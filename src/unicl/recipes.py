@@ -16,7 +16,7 @@ from unicl.towers.text import TextSettings
 from unicl.train.loop import FitSettings
 from unicl.train.optim import OptimSettings
 
-DEFAULT_IMAGE = ImageSettings(name="efficientnet_lite0", weights="auto")
+DEFAULT_IMAGE = ImageSettings(name="efficientnet_lite0", size=160, weights="auto")
 """Small enough for a laptop; ``auto`` takes the weights of an installed package, or else starts at random."""
 
 

@@ -25,7 +25,7 @@ from unicl.space import Batch, Sample
 class StreamSettings:
     """How samples become batches: ``batch`` is the global size; ``augment`` None means evaluation's plain resize."""
 
-    batch: int = 256
+    batch: int = 128
     keys: KeyMode = "typed"
     prompts: str = "auto"
     balance: bool = False
