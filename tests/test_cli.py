@@ -38,8 +38,9 @@ def code(*arguments):
 
 
 def test_data_to_model_to_report_to_search(data, run, tmp_path, capsys):
-    assert code("check", *data, "--json", tmp_path / "check.json", "--html", tmp_path / "check.html") == 0
-    assert json.loads((tmp_path / "check.json").read_text())
+    assert code("check", *data, "--json", "--html", tmp_path / "check.html") == 0
+    assert json.loads(capsys.readouterr().out)
+    assert "data:image" in (tmp_path / "check.html").read_text(encoding="utf-8")
     tasks = ["--task", "zeroshot", "--task", "retrieval", "--task", "probe"]
     assert code("evaluate", run, "--data", data[0], "--data", data[1], *tasks, "--out", tmp_path / "report") == 0
     assert {p.suffix for p in (tmp_path / "report").iterdir()} >= {".json", ".md", ".html"}

@@ -25,7 +25,7 @@ def check(
     batch: int = 128,
     context: int = 77,
     max_images: int | None = None,
-    json_out: Annotated[str | None, Parameter(name="--json")] = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
     html: Path | None = None,
 ) -> int:
     """Say what is in the data and what is wrong with it, before training.
@@ -42,8 +42,8 @@ def check(
         Longest text in tokens.
     max_images
         Look at no more images than these, spread over the data.
-    json_out
-        Write the report as JSON to this file (- is standard output).
+    as_json
+        Print the report as JSON instead of tables.
     html
         Write the report as a page with pictures.
     """
@@ -54,10 +54,12 @@ def check(
     _needs(data, "unicl check photos/")
     sources = load_all(data)
     report = run(sources, batch_size=batch, context=context, max_images=max_images, progress=True)
-    if json_out != "-":
+    if as_json:
+        print(report.to_json())
+    else:
         show(report, console=Console())
-    _write(json_out, report.to_json())
-    _write(html, page(report, sources=sources) if html else "")
+    if html is not None:
+        _write(html, page(report, sources=sources))
     return 1 if report.problems else 0
 
 
@@ -231,8 +233,7 @@ def classify(
     from unicl.model import load_model
     from unicl.use.classify import classify as run
     from unicl.use.classify import parse_names
-    from unicl.use.results import show
-    from unicl.use.sheet import require_ending, write
+    from unicl.use.sheet import require_ending
 
     _needs(photos, "unicl classify runs/a photos/ --names a,b,c")
     if out is not None:
@@ -240,11 +241,7 @@ def classify(
     wanted = parse_names(names) if names else ()
     sets = templates(prompts) if prompts else ()
     found = run(load_model(model), photos, names=wanted, templates=sets, top=top, batch=batch, progress=True)
-    show(found, Console())
-    if out is not None:
-        write(found, out)
-        _wrote(out)
-    return 0
+    return _shown(found, out)
 
 
 @app.command
@@ -268,9 +265,8 @@ def search(
         Write a contact sheet: .html, .png or .jsonl.
     """
     from unicl.model import load_model
-    from unicl.use.results import show
     from unicl.use.search import search as run
-    from unicl.use.sheet import require_ending, write
+    from unicl.use.sheet import require_ending
 
     if len(photos_and_query) < 2:
         raise UserError('give a folder of pictures and a query, for example: unicl search runs/a photos/ "a red fruit"')
@@ -278,11 +274,7 @@ def search(
         require_ending(out)
     *photos, query = photos_and_query
     found = run(load_model(model), photos, query=query, top=top, batch=batch, progress=True)
-    show(found, Console())
-    if out is not None:
-        write(found, out)
-        _wrote(out)
-    return 0
+    return _shown(found, out)
 
 
 @app.command
@@ -324,15 +316,22 @@ def _needs(data: Any, example: str) -> None:
         raise UserError(f"no data given; name a folder, table or tar, for example: {example}")
 
 
-def _write(path: Path | str | None, content: str) -> None:
-    if path is None:
-        return
-    if str(path) == "-":
-        print(content)
-        return
+def _shown(found: Any, out: Path | None) -> int:
+    """Results as a table, and as a sheet if one is asked for."""
+    from unicl.use.results import show
+    from unicl.use.sheet import write
+
+    show(found, Console())
+    if out is not None:
+        write(found, out)
+        _wrote(out)
+    return 0
+
+
+def _write(path: Path, content: str) -> None:
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(content, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     _wrote(path)
