@@ -6,6 +6,7 @@ import torch
 
 from tiny import write_photos
 from unicl.data.collate import class_texts
+from unicl.data.mix import Mix
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
 from unicl.data.stream import Place, Stream, StreamSettings
@@ -86,6 +87,15 @@ def test_two_views_differ_and_features_take_the_place_of_images(data):
     assert not torch.equal(made.views, made.images)
     features = torch.arange(48.0)[:, None].repeat(1, 5)
     assert stream(data, features=features).batch(0).images.shape == (8, 5)
+
+
+def test_mixed_batches_share_keys_between_neighbours_and_stay_a_function_of_the_step(data):
+    made = stream(data[:1], keys="label", mix=Mix(mixup=0.8))
+    batch = made.batch(2)
+    sums = torch.zeros(batch.image_keys.size).index_add(0, batch.image_keys.rows, batch.image_keys.weights)
+    assert torch.allclose(sums, torch.ones(8))
+    assert (batch.image_keys.weights < 1).any()
+    assert same(batch, made.batch(2))
 
 
 def test_a_consumer_that_stops_early_leaves_no_thread_behind(data):
