@@ -48,7 +48,25 @@ class Slice:
     size: int
 
 
-ImageSource = Path | bytes | Slice
+@dataclass(frozen=True, slots=True)
+class RemoteTar:
+    """A tar of ``size`` bytes elsewhere: its address or command, and where its copy stands while there is one."""
+
+    address: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """``size`` bytes at ``offset`` of a tar that is fetched when it is needed, and removed to make room."""
+
+    tar: RemoteTar
+    offset: int
+    size: int
+
+
+ImageSource = Path | bytes | Slice | Streamed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +202,13 @@ class Embedding:
     whole: Tensor
     features: Tensor
     parts: Parts | None = None
+
+    def select(self, rows: Tensor | slice, *, dims: int | None = None) -> Self:
+        """Some rows, by mask, number or place, with the first ``dims`` of their whole vectors at unit length."""
+        parts = self.parts
+        if parts is not None:
+            parts = Parts(values=parts.values[rows], mask=parts.mask[rows])
+        return replace(self, whole=prefix(self.whole[rows], dims), features=self.features[rows], parts=parts)
 
 
 def prefix(whole_ND: Tensor, dims: int | None) -> Tensor:

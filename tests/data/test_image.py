@@ -1,4 +1,6 @@
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -339,3 +341,105 @@ def test_jitter_leaves_two_images_in_ten_alone_and_stays_within_its_strength():
 def test_settings_that_cannot_be_meant_are_refused(field, value, message):
     with pytest.raises(UserError, match=message):
         Augment(**{field: value})
+
+
+def photo(height, width, seed=0):
+    """Pixels with edges, slopes and noise."""
+    rng = np.random.default_rng(seed)
+    smooth = noise(height, width, seed=seed).astype(int)
+    smooth[height // 3 : height // 2, width // 4 : width // 2] = rng.integers(0, 256, 3)
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 85},
+        {"quality": 95, "subsampling": 0},
+        {"quality": 60, "subsampling": 1},
+        {"quality": 80, "progressive": True},
+        {"quality": 90, "keep_rgb": True},
+        {"quality": 75, "restart_marker_blocks": 2},
+    ],
+    ids=lambda options: next(reversed(options)),
+)
+def test_jpegs_have_pillows_pixels_bit_for_bit(options):
+    for height, width in ((37, 53), (64, 48), (1, 9)):
+        for pixels_ in (photo(height, width), photo(height, width)[:, :, 0]):
+            content = encoded(pixels_, "JPEG", **(options if pixels_.ndim == 3 else {"quality": 80}))
+            assert difference(decode(content), Image.open(BytesIO(content)).convert("RGB")) == 0
+
+
+def test_a_jpeg_is_decoded_without_a_copy_to_planes():
+    image = decode(encoded(photo(40, 50), "JPEG"))
+    assert image.permute(1, 2, 0).is_contiguous()
+
+
+def test_a_turned_jpeg_stands_upright_and_several_pictures_give_the_first():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(photo(40, 50), "JPEG", quality=95, exif=exif)
+    assert difference(decode(content), ImageOps.exif_transpose(Image.open(BytesIO(content)))) == 0
+    several = encoded(photo(40, 50), "MPO", save_all=True, append_images=[Image.fromarray(photo(40, 50, seed=1))])
+    assert difference(decode(several), Image.open(BytesIO(several)).convert("RGB")) == 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_that_is_cut_off_is_refused_wherever_the_cut_is(share, options):
+    content = encoded(photo(90, 120), "JPEG", quality=90, **options)
+    with pytest.raises(BadImage, match="^cut off"):
+        decode(content[: 700 + int(share * (len(content) - 720))])
+
+
+def test_without_simplejpeg_the_pixels_are_the_same():
+    content = encoded(photo(60, 80), "JPEG")
+    code = (
+        "import sys; sys.modules['simplejpeg'] = None; from unicl.data.image import decode; "
+        "sys.stdout.buffer.write(decode(sys.stdin.buffer.read()).numpy().tobytes())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True)
+    assert run.stdout == decode(content).numpy().tobytes()
+
+
+@pytest.mark.parametrize("size", [(375, 500), (256, 256), (683, 1024), (90, 60), (230, 400)])
+def test_training_crops_are_pillows_within_one_grey_level(size):
+    height, width = size
+    content = encoded(photo(height, width), "JPEG", quality=90)
+    image, counts = decode(content), np.zeros(256, dtype=int)
+    for box in (
+        (0, 0, height, width),
+        (3, 5, height - 9, width - 7),
+        (1, 2, height - 1, width // 2),
+        (0, 0, 50, width),
+    ):
+        top, left, tall, wide = box
+        ours = fit(image[:, top : top + tall, left : left + wide], size=224, mode="squash")
+        theirs = Image.open(BytesIO(content)).crop((left, top, left + wide, top + tall)).resize((224, 224), BICUBIC)
+        counts += np.bincount(np.abs(pixels(ours) - np.asarray(theirs).astype(int)).ravel(), minlength=256)
+    # The rounding of weights to 15 bits can add up to a second level, for about one value in a million.
+    assert counts[3:].sum() == 0
+    assert counts[2] <= 5
+    assert counts[0] / counts.sum() > 0.98
+
+
+def test_a_fast_decode_is_never_smaller_than_asked_and_near_the_exact_one():
+    content = encoded(photo(600, 900), "JPEG", quality=92)
+    for shortest, wanted in ((None, 600), (301, 600), (300, 300), (200, 225), (100, 150), (20, 75), (1000, 600)):
+        assert decode(content, shortest=shortest).shape[1] == wanted
+    assert Augment(crop=(0.25, 1.0), decode="fast").shortest(100) == 400
+    assert Augment().shortest(100) is None
+    assert decode(encoded(photo(600, 900)), shortest=10).shape == (3, 600, 900)
+
+
+def test_decoding_and_resizing_start_no_threads_of_their_own():
+    code = (
+        "import os, sys, numpy, torch; from unicl.data.image import Augment, augment, decode, fit\n"
+        "torch.set_num_threads(4)\n"
+        "content = sys.stdin.buffer.read(); before = len(os.listdir('/proc/self/task')); image = decode(content)\n"
+        "augment(image, Augment(flip=True), size=224, rng=numpy.random.default_rng(0)); fit(image, size=224)\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    content = encoded(photo(375, 500), "JPEG")
+    run = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True)
+    assert run.stdout.strip() == b"0"

@@ -1,20 +1,34 @@
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unicl.data.mixture import Mixture, Pool, pools_of
+from unicl.data.mixture import Mixture, Pool, Tars, pools_of
 from unicl.data.sources import Source
 from unicl.errors import UserError
-from unicl.space import Sample
+from unicl.space import RemoteTar, Sample, Streamed
+
+GOLDEN = [8, 4, 3, 1, 9, 9, 10, 11, 0, 7, 11, 7, 2, 6, 8, 5, 10]
 
 
 def mixture(*pools, seed=0):
     starts = np.cumsum([0, *(size for size, _ in pools)])
     made = [Pool(indices=np.arange(s, s + n), weight=w) for s, (n, w) in zip(starts, pools, strict=False)]
     return Mixture(made, seed=seed)
+
+
+def tars(count, *, each, reach):
+    found = tuple(RemoteTar(f"https://x/{k}.tar", Path(f"/{k}.tar"), 9) for k in range(count))
+    return Tars(tars=found, numbers=np.repeat(np.arange(count), each), reach=reach)
+
+
+def streamed(count=20, *, each=50, reach=200, seed=0, weight=1.0):
+    pool = Pool(indices=np.arange(count * each), weight=weight, tars=tars(count, each=each, reach=reach))
+    return Mixture([pool], seed=seed)
 
 
 def source(tmp_path, *samples, name="x", weight=1.0):
@@ -78,3 +92,65 @@ def test_balance_draws_as_many_labelled_as_captioned(tmp_path):
 def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(UserError, match="nothing to train on"):
         Mixture(pools_of([source(tmp_path, Sample(id="a"), weight=0.0)], balance=False), seed=0)
+
+
+def test_streamed_samples_come_once_per_epoch_in_another_order_each_time():
+    mix = streamed()
+    first, second = ([mix.draw(1000 * e + p) for p in range(1000)] for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(1000))
+    assert [k // 50 for k in first] != [k // 50 for k in second]
+    assert [streamed(seed=1).draw(p) for p in range(9)] != first[:9]
+    later = streamed()
+    assert [later.draw(p) for p in range(1500, 1510)] == second[500:510]
+
+
+def test_few_tars_are_in_use_at_a_time_and_their_samples_are_mixed():
+    mix = streamed()
+    order = np.array([mix.draw(p) // 50 for p in range(1000)])
+    for tar in range(20):
+        places = np.flatnonzero(order == tar)
+        assert places.max() - places.min() <= 50 + 200
+    # The share of neighbours from one tar: all but 19 in the order of the tars, a twentieth in no order.
+    assert (order[1:] == order[:-1]).mean() < 0.5
+    assert all(len(set(order[place : place + 16])) >= 2 for place in (0, 500, 984))
+    whole = np.array([streamed(reach=1000).draw(p) // 50 for p in range(1000)])
+    assert (whole[1:] == whole[:-1]).mean() < 0.1
+
+
+@pytest.mark.parametrize("start", [0, 300, 950, 2049])
+def test_the_tars_that_come_are_told_in_the_order_of_their_need(start):
+    mix = streamed()
+    coming = mix.coming(start)
+    begin = start // 256 * 256
+    used = [mix.draw(p) // 50 for p in range(begin, start + 100)]
+    assert coming[: len(set(used))] == tuple(mix.pools[0].tars.tars[k] for k in dict.fromkeys(used))
+    assert len(coming) < 20
+    assert mixture((7, 1.0)).coming(3) == ()
+
+
+def test_streaming_one_source_leaves_the_places_of_the_others_as_they_are():
+    pools = [Pool(indices=np.arange(100), weight=1.0), Pool(indices=np.arange(100, 300), weight=0.7)]
+    plain = Mixture(pools, seed=3)
+    mix = Mixture([pools[0], replace(pools[1], tars=tars(4, each=50, reach=10))], seed=3)
+    one, other = ([m.draw(p) for p in range(600)] for m in (plain, mix))
+    assert [k if k < 100 else -1 for k in one] == [k if k < 100 else -1 for k in other]
+    assert one != other
+    assert Counter(other[: mix.start(1)]).most_common(1)[0][1] == 1
+
+
+def test_the_order_of_sources_on_the_disk_is_the_one_it_has_always_been():
+    mix = mixture((7, 1.0), (5, 2.0), seed=4)
+    assert [mix.draw(p) for p in range(17)] == GOLDEN
+
+
+def test_a_balanced_streamed_source_keeps_the_tar_of_each_sample(tmp_path):
+    found = tars(3, each=1, reach=5).tars
+    samples = [
+        Sample(id=str(k), image=Streamed(found[k // 4], k, 1), **({"labels": ("a",)} if k % 4 == 0 else {}))
+        for k in range(12)
+    ]
+    samples.insert(5, Sample(id="text", captions=("no image",)))
+    one, two = pools_of([replace(source(tmp_path, *samples), reach=5)], balance=True)
+    assert one.tars.numbers.tolist() == [0, 1, 2]
+    assert two.tars.numbers.tolist() == [0] * 3 + [1] * 4 + [2] * 3
+    assert Mixture([one, two], seed=0).coming(0) == tuple(dict.fromkeys(Mixture([one, two], seed=0).coming(0)))

@@ -68,9 +68,20 @@ def test_an_empty_path_is_an_error(typed):
         parse(typed)
 
 
-def test_an_address_is_an_error():
-    with pytest.raises(UserError, match="is an address; unicl reads files on disk"):
+def test_an_address_of_anything_but_a_tar_is_an_error():
+    with pytest.raises(UserError, match=r"names no tar; only tars \(0000.tar\) are fetched"):
         parse("https://example.org/a.csv")
+    with pytest.raises(UserError, match="is an address; unicl fetches tars from https:// and from commands"):
+        parse("s3://bucket/0000.tar")
+
+
+def test_addresses_and_commands_are_expanded_and_may_have_fields():
+    spec = parse("https://e.org/a/{0008..0010}.tar?key=x?text=caption&weight=2")
+    assert spec.remote == tuple(f"https://e.org/a/{k:04}.tar?key=x" for k in (8, 9, 10))
+    assert (spec.text, spec.weight, spec.name) == ("caption", 2.0, "{0008..0010}.tar")
+    spec = parse("pipe:aws s3 cp s3://bucket/{0..1}.tar -?label=class")
+    assert spec.remote == ("pipe:aws s3 cp s3://bucket/0.tar -", "pipe:aws s3 cp s3://bucket/1.tar -")
+    assert (spec.label, spec.name, spec.paths) == ("class", "{0..1}.tar", ())
 
 
 def test_a_brace_range_names_its_files_in_order(tmp_path):
@@ -101,3 +112,13 @@ def test_files_of_two_folders_are_named_from_the_folder_above_them(tmp_path):
 def test_the_folder_of_here_has_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parse(".").name == tmp_path.name
+
+
+def test_streaming_is_for_tars_from_elsewhere_and_may_say_how_far_it_shuffles(tmp_path):
+    address = "https://example.org/{0..1}.tar"
+    parsed = [parse(f"{address}?stream={value}") for value in ("true", "false", "500")] + [parse(address)]
+    assert [(spec.stream, spec.reach) for spec in parsed] == [(True, 0), (False, 0), (True, 500), (False, 0)]
+    with pytest.raises(UserError, match="stream='many' is neither true nor a number of samples"):
+        parse(f"{address}?stream=many")
+    with pytest.raises(UserError, match="those on the disk are read in any order anyway"):
+        parse(f"{tmp_path}?stream=true")

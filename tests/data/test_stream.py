@@ -1,11 +1,17 @@
 import dataclasses
+import os
+import signal
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tiny import write_photos
 from unicl.data.collate import class_texts
+from unicl.data.image import Augment
 from unicl.data.mix import Mix
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
@@ -31,16 +37,12 @@ def stream(data, *, place=Place(), limit=0, features=None, seed=0, **settings):
 
 
 def same(first, second):
-    return all(
-        torch.equal(a, b)
-        for a, b in zip(_tensors(dataclasses.asdict(first)), _tensors(dataclasses.asdict(second)), strict=True)
-    )
+    pairs = zip(_leaves(dataclasses.asdict(first)), _leaves(dataclasses.asdict(second)), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
-def _tensors(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for v in value.values() for t in _tensors(v)] if isinstance(value, dict) else []
+def _leaves(value):
+    return [leaf for v in value.values() for leaf in _leaves(v)] if isinstance(value, dict) else [value]
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,92 @@ def test_a_consumer_that_stops_early_leaves_no_thread_behind(data):
 def test_a_batch_smaller_than_the_number_of_ranks_is_refused(data):
     with pytest.raises(UserError, match="cannot be shared by 9"):
         stream(data, place=Place(rank=0, ranks=9))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """JPEGs of two colours, some unreadable, and texts without an image."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(0)
+    rows = ["file,title"]
+    for k in range(24):
+        pixels = rng.integers(0, 256, (40 + k, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.jpg", quality=90)
+        rows += [f"{k}.jpg,a red square number {k}", f"{k}.jpg,green photo of a blue {k}"]
+    for k in (3, 11):
+        (folder / f"{k}.jpg").write_bytes((folder / f"{k}.jpg").read_bytes()[:200])
+    (folder / "all.csv").write_text("\n".join([*rows, ",nothing to see", ",not a picture"]) + "\n", encoding="utf-8")
+    return str(folder / "all.csv")
+
+
+STRONG = Augment(crop=(0.2, 1.0), flip=True, jitter=1.0, gray=0.3)
+CHOICES = {
+    "plain": {},
+    "strong": {"augment": STRONG, "views": 2, "workers": 1, "ahead": 1},
+    "mixed": {"mix": Mix(mixup=0.8, cutmix=1.0), "keys": "label", "workers": 3},
+    "rank": {"place": Place(rank=1, ranks=3), "augment": None},
+}
+
+
+@pytest.mark.parametrize(
+    "choice", ["strong", "mixed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "rank"))]
+)
+def test_a_loader_process_threads_and_the_plain_function_give_one_sequence(data, mixed, choice):
+    sources, options = [*data, mixed], CHOICES[choice]
+    plain = stream(sources, limit=9, **options)
+    wanted = [plain.batch(step) for step in range(3, 24)]
+    for loader in ("threads", "process"):
+        made = stream(sources, limit=9, loader=loader, **options)
+        found = (
+            [*made.batches(3, stop=9), *made.batches(9, stop=24)] if loader == "threads" else made.batches(3, stop=24)
+        )
+        assert all(same(a, b) for a, b in zip(found, wanted, strict=True))
+        assert made.quarantine.reasons == plain.quarantine.reasons
+    assert len(plain.quarantine) == 2 or choice == "rank"
+
+
+def test_too_many_bad_samples_end_both_loaders_alike_and_are_listed_once(mixed, tmp_path):
+    listed = []
+    for loader in ("threads", "process"):
+        made = stream([mixed], loader=loader)
+        made.quarantine = Quarantine(limit=1, path=tmp_path / f"{loader}.jsonl")
+        with pytest.raises(UserError, match="2 samples cannot be read, more than --max-bad 1"):
+            list(made.batches(0, stop=30))
+        listed.append((tmp_path / f"{loader}.jsonl").read_text())
+    assert listed[0] == listed[1]
+    assert listed[0].count("cut off") == 2
+
+
+def test_features_are_read_by_threads_even_if_a_process_is_asked_for(data):
+    made = stream(data, features=torch.rand(48, 5), loader="process")
+    assert same(next(made.batches(2, stop=3)), made.batch(2))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the process in /proc")
+def test_a_killed_loader_ends_the_stream_and_another_goes_on_from_there(data):
+    made = stream(data, loader="process")
+    batches = made.batches(0, stop=10**6)
+    seen = [next(batches).ids for _ in range(3)]
+    for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+        if "unicl.data.process" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(int(pid), signal.SIGKILL)
+    with pytest.raises(UserError, match=r"the loader process was ended by SIGKILL.*--resume") as told:
+        seen += [batch.ids for batch in batches]
+    assert told.value.code == 1
+    done = len(seen)
+    seen += [batch.ids for batch in stream(data, loader="process").batches(done, stop=done + 2)]
+    assert seen == [made.batch(step).ids for step in range(done + 2)]
+
+
+def test_a_fast_decode_is_near_the_exact_one_and_off_by_default(tmp_path):
+    rows, columns = np.mgrid[0:900, 0:1200]
+    picture = np.stack([128 + 80 * np.sin(rows / 40), 128 + 80 * np.cos(columns / 30), (rows + columns) / 9], axis=2)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "a" / "1.jpg", quality=92)
+    exact, fast = (
+        stream([str(tmp_path / "a")], batch=1, augment=Augment(decode=kind)).batch(0).images.float()
+        for kind in ("exact", "fast")
+    )
+    assert torch.equal(exact, stream([str(tmp_path / "a")], batch=1).batch(0).images.float())
+    assert not torch.equal(exact, fast)
+    assert (exact - fast).abs().mean() < 2

@@ -3,16 +3,21 @@
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from unicl.data.columns import listed
 from unicl.data.folders import SUFFIXES
+from unicl.data.offsets import DamagedIndex, Member, Members, has_index, kept_index, read_index, stamp_of, write_index
+from unicl.data.records import is_record, recorded_samples, unfinished
 from unicl.data.rows import Group, Reading, group_samples
+from unicl.data.streamed import shelf
 from unicl.errors import UserError
-from unicl.space import ImageSource, Sample, Slice
+from unicl.space import ImageSource, RemoteTar, Sample, Slice, Streamed
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
@@ -29,12 +34,23 @@ class _Parts:
     fields: dict[str, bytes] = field(default_factory=dict)
 
 
+def is_image(extension: str) -> bool:
+    """Whether a member with this extension ("jpg", "mask.png") is taken for an image."""
+    return f".{extension.rpartition('.')[2]}" in SUFFIXES
+
+
 def tar_samples(reading: Reading) -> Iterator[Sample]:
     """Tar files as img2dataset and webdataset write them; images are read in place, by their offset in the file."""
     files = reading.spec.files(*TARS)
+    if reading.spec.stream:
+        _index_remote(files, reading=reading)
     reading.ledger.columns["image"] = reading.spec.image or "image members"
+    if (note := unfinished(reading.spec.path)) is not None:
+        reading.ledger.note(note)
     groups = (group for name, path in files.items() for group in _groups(path, name=name, reading=reading))
-    yield from group_samples(groups, reading)
+    as_columns = any(field is not None for field in (reading.spec.image, reading.spec.text, reading.spec.label))
+    for recorded, run in groupby(groups, key=lambda group: is_record(group) and not as_columns):
+        yield from (recorded_samples if recorded else group_samples)(run, reading)
 
 
 def _groups(path: Path, *, name: str, reading: Reading) -> Iterator[Group]:
@@ -54,25 +70,87 @@ def _groups(path: Path, *, name: str, reading: Reading) -> Iterator[Group]:
 
 
 def _index(path: Path, *, name: str, reading: Reading) -> dict[str, _Parts]:
-    """Every sample of an archive; of one that is cut off, those before the cut, with a note."""
+    """Every sample of an archive, by its index or else by looking through it."""
+    if reading.spec.stream:
+        members, place_of = _streamed(path, reading=reading)
+    else:
+        members = _known(path, name=name, reading=reading) or _scanned(path, name=name, reading=reading)
+        place_of = partial(Slice, path)
+    for place in members.left_out:
+        reading.ledger.count("links and devices in archives, left out", place=f"{name}/{place}")
     found: dict[str, _Parts] = {}
+    for member in members.found:
+        parts = found.get(member.key)
+        if parts is None:
+            parts = found[member.key] = _Parts()
+        if is_image(member.extension):
+            content = member.content
+            parts.images[member.extension] = place_of(member.offset, member.size) if content is None else content
+        elif member.content is not None:
+            parts.fields[member.extension] = member.content
+    if not found:
+        raise UserError(f"{name} holds no files; wanted are members such as 000000.jpg and 000000.txt")
+    return found
+
+
+def _index_remote(files: Mapping[str, Path], *, reading: Reading) -> None:
+    """Look once through each remote tar that has no index yet; of the tars themselves only some are kept."""
+    new = {path: name for name, path in files.items() if not has_index(path)}
+    for tar in shelf().each([_remote(path, size=0, reading=reading) for path in new], name=reading.name):
+        if not has_index(tar.path):  # nor made by another process meanwhile
+            _scanned(tar.path, name=new[tar.path], reading=reading)
+        if not has_index(tar.path):
+            raise UserError(
+                f"{tar.address} is compressed or cut off, and cannot be streamed; take ?stream= away to keep it whole",
+                code=1,
+            )
+
+
+def _streamed(path: Path, *, reading: Reading) -> tuple[Members, Callable[[int, int], ImageSource]]:
+    """The members of a remote tar by its index, and what makes an image of a place in it."""
+    known = kept_index(path)
+    if known is None:
+        raise UserError(f"the index of {path.name} in {path.parent} is damaged; remove it, it is made anew", code=1)
+    return known[0], partial(Streamed, _remote(path, size=known[1], reading=reading))
+
+
+def _remote(path: Path, *, size: int, reading: Reading) -> RemoteTar:
+    return RemoteTar(reading.spec.remote[reading.spec.paths.index(path)], path, size)
+
+
+def _known(path: Path, *, name: str, reading: Reading) -> Members | None:
+    try:
+        return read_index(path)
+    except DamagedIndex:
+        reading.ledger.note(f"the index of {name} was damaged and is made anew")
+    return None
+
+
+def _scanned(path: Path, *, name: str, reading: Reading) -> Members:
+    """The members of an archive, and its index written; of one that is cut off, those before the cut, with a note."""
+    found: list[Member] = []
+    left_out: list[str] = []
     key = ""
     try:
+        stamp = stamp_of(path)
         with _opened(path, name=name) as (tar, packed):
             if packed:
                 reading.ledger.note(f"{name} is compressed: its images are held in memory; unpacked, they stay on disk")
-            for member, key, extension in _members(tar, name=name, reading=reading):
-                _take(member, tar, extension=extension, path=path, packed=packed, parts=found.setdefault(key, _Parts()))
+            for member, key, extension in _members(tar, name=name, left_out=left_out):
+                found.append(_member(member, tar, key=key, extension=extension, packed=packed))
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        found.pop(key, None)
+        found = [member for member in found if member.key != key]
         if not found:
             raise UserError(
                 f"{name} cannot be read as a tar archive, it is cut off or of another format: {error}"
             ) from error
-        reading.ledger.note(f"{name} is cut off after {len(found):,} samples, which are used; fetch or write it again")
-    if not found:
-        raise UserError(f"{name} holds no files; wanted are members such as 000000.jpg and 000000.txt")
-    return found
+        count = len({member.key for member in found})
+        reading.ledger.note(f"{name} is cut off after {count:,} samples, which are used; fetch or write it again")
+        return Members(found, left_out)
+    members = Members(found, left_out)
+    if not packed:
+        write_index(path, members, stamp=stamp)
+    return members
 
 
 @contextmanager
@@ -86,7 +164,7 @@ def _opened(path: Path, *, name: str) -> Iterator[tuple[tarfile.TarFile, bool]]:
         yield tar, packed
 
 
-def _members(tar: tarfile.TarFile, *, name: str, reading: Reading) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+def _members(tar: tarfile.TarFile, *, name: str, left_out: list[str]) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
     """The regular files with their key and extension: the name is split at the first dot of its last part."""
     for member in tar:
         parts = PurePosixPath(member.name.replace("\\", "/"))
@@ -96,25 +174,17 @@ def _members(tar: tarfile.TarFile, *, name: str, reading: Reading) -> Iterator[t
             )
         if not member.isreg() or member.issparse():
             if not member.isdir():
-                reading.ledger.count("links and devices in archives, left out", place=f"{name}/{member.name}")
+                left_out.append(member.name)
             continue
         stem, _, extension = parts.name.partition(".")
         if stem:
             yield member, str(parts.with_name(stem)), extension.casefold()
 
 
-def _take(
-    member: tarfile.TarInfo, tar: tarfile.TarFile, *, extension: str, path: Path, packed: bool, parts: _Parts
-) -> None:
-    ending = extension.rpartition(".")[2]
-    if f".{ending}" in SUFFIXES:
-        parts.images[extension] = _read(member, tar) if packed else _slice(member, path)
-    elif ending in TEXTS and member.size <= LONGEST_TEXT:
-        parts.fields[extension] = _read(member, tar)
-
-
-def _slice(member: tarfile.TarInfo, path: Path) -> Slice:
-    return Slice(path, member.offset_data, member.size)
+def _member(info: tarfile.TarInfo, tar: tarfile.TarFile, *, key: str, extension: str, packed: bool) -> Member:
+    is_text = extension.rpartition(".")[2] in TEXTS and info.size <= LONGEST_TEXT
+    content = _read(info, tar) if is_text or (packed and is_image(extension)) else None
+    return Member(key, extension, info.offset_data, info.size, content)
 
 
 def _read(member: tarfile.TarInfo, tar: tarfile.TarFile) -> bytes:

@@ -81,8 +81,11 @@ class Collator:
     texts: ClassTexts
     tokenizer: Tokenizer | None
 
-    def __call__(self, drawn: Sequence[Drawn], *, rng_key: Sequence[int]) -> Batch:
-        """The batch of these samples."""
+    def __call__(self, drawn: Sequence[Drawn], *, rng_key: Sequence[int], out: Tensor | None = None) -> Batch:
+        """The batch of these samples; with ``out``, ``(views, rows, ...)``, its images are written and lie there.
+
+        The images may already be rows of ``out``, in order.
+        """
         say = cache(lambda label, key: self.texts.draw(label, rng=np.random.default_rng([*rng_key, key & _POSITIVE])))
         images = [d for d in drawn if d.image is not None]
         rows: dict[_Text, int] = {}
@@ -91,8 +94,10 @@ class Collator:
         distinct = {text: k for k, text in enumerate(dict.fromkeys(row.text for row in rows))}
         tokens, mask = self._tokens(list(distinct))
         return Batch(
-            images=_stack([d.image for d in images]),
-            views=_stack([d.view for d in images]) if any(d.view is not None for d in images) else None,
+            images=_stack([d.image for d in images], None if out is None else out[0]),
+            views=_stack([d.view for d in images], None if out is None else out[-1])
+            if any(d.view is not None for d in images)
+            else None,
             image_keys=keys_of([self._image_entries(d, say) for d in images]),
             tokens=tokens,
             token_mask=mask,
@@ -168,6 +173,12 @@ def _scaled(entries: Sequence[Entry], share: float) -> list[Entry]:
     return [(key, type, weight * share) for key, type, weight in entries]
 
 
-def _stack(images: Sequence[Tensor | None]) -> Tensor:
+def _stack(images: Sequence[Tensor | None], out: Tensor | None) -> Tensor:
     real = [image for image in images if image is not None]
-    return torch.stack(real) if real else torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+    if out is None or not real:
+        return torch.stack(real) if real else torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+    # Rows only move up, to the place of one that is missing: what is overwritten has been moved before.
+    for row, image in zip(out, real, strict=False):
+        if row.data_ptr() != image.data_ptr():
+            row.copy_(image)
+    return out[: len(real)]

@@ -1,7 +1,7 @@
 """Which sample comes at which position of an endless, seeded mixture: a pure function, hence exact to resume."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import floor
 
@@ -10,16 +10,37 @@ from numpy.typing import NDArray
 
 from unicl.data.sources import Source
 from unicl.errors import UserError
+from unicl.space import RemoteTar, Streamed
 
 Indices = NDArray[np.int64]
+STRIDE = 256
+"""After so many draws it is looked again which tars come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tars:
+    """The tars that the samples of a pool lie in: ``numbers`` has that of each; ``reach`` is of their shuffle."""
+
+    tars: tuple[RemoteTar, ...]
+    numbers: Indices
+    reach: int
+
+    def some(self, mask: NDArray[np.bool_]) -> "Tars":
+        """Those of some of the samples."""
+        return replace(self, numbers=self.numbers[mask])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Samples that are drawn alike: ``weight`` times each per epoch (2 is twice, 0.5 every other epoch)."""
+    """Samples that are drawn alike: ``weight`` times each per epoch (2 is twice, 0.5 every other epoch).
+
+    ``indices`` rise. ``tars`` is given if they are streamed: then a pass goes through the tars in random order, the
+    samples of each shuffled, and then all over ``reach`` places, so that few tars are in use at a time.
+    """
 
     indices: Indices
     weight: float
+    tars: Tars | None = None
 
 
 class Mixture:
@@ -37,6 +58,7 @@ class Mixture:
         self.seed = seed
         self._epoch = lru_cache(maxsize=2)(self._order)
         self._pass = lru_cache(maxsize=2 * len(self.pools))(self._permutation)
+        self._tars_ahead = lru_cache(maxsize=4)(self._look_ahead)
 
     def start(self, epoch: int) -> int:
         """The position at which an epoch starts."""
@@ -56,9 +78,34 @@ class Mixture:
         epoch = self.epoch_of(position)
         return int(self._epoch(epoch)[position - self.start(epoch)])
 
+    def coming(self, position: int) -> tuple[RemoteTar, ...]:
+        """The streamed tars that positions from here on need, in order, about as far as the shuffle reaches."""
+        return self._tars_ahead(position // STRIDE) if any(pool.tars is not None for pool in self.pools) else ()
+
+    def _look_ahead(self, block: int) -> tuple[RemoteTar, ...]:
+        # Once more for the tar that will be fetched while those before it are in use.
+        reach = max(p.tars.reach + len(p.indices) // len(p.tars.tars) for p in self.pools if p.tars is not None)
+        epoch = self.epoch_of(block * STRIDE)
+        start, stop = block * STRIDE - self.start(epoch), (block + 1) * STRIDE + reach - self.start(epoch)
+        indices = self._epoch(epoch)[start:stop]
+        if len(indices) < stop - start:
+            indices = np.concatenate([indices, self._epoch(epoch + 1)[: stop - start - len(indices)]])
+        found: dict[int, RemoteTar] = {}
+        for pool in self.pools:
+            if pool.tars is not None:
+                found |= _first_needed(indices, pool=pool, tars=pool.tars)
+        return tuple(dict.fromkeys(found[place] for place in sorted(found)))
+
     def _order(self, epoch: int) -> Indices:
-        drawn = np.concatenate([self._draws(k, epoch) for k in range(len(self.pools))])
-        return np.random.default_rng([self.seed, 1, epoch]).permutation(drawn)
+        each = [self._draws(k, epoch) for k in range(len(self.pools))]
+        drawn = np.concatenate(each)
+        places = np.random.default_rng([self.seed, 1, epoch]).permutation(len(drawn))
+        order, first = drawn[places], 0
+        for pool, draws in zip(self.pools, each, strict=True):
+            if pool.tars is not None:  # its own places, in its own order
+                order[(places >= first) & (places < first + len(draws))] = draws
+            first += len(draws)
+        return order
 
     def _draws(self, k: int, epoch: int) -> Indices:
         pool = self.pools[k]
@@ -70,7 +117,8 @@ class Mixture:
         return sequence[first - offset : last - offset]
 
     def _permutation(self, k: int, number: int) -> Indices:
-        return np.random.default_rng([self.seed, 2, k, number]).permutation(self.pools[k].indices)
+        rng, pool = np.random.default_rng([self.seed, 2, k, number]), self.pools[k]
+        return rng.permutation(pool.indices) if pool.tars is None else pool.indices[_by_tars(pool.tars, rng=rng)]
 
     @staticmethod
     def _drawn(pool: Pool, epoch: int) -> int:
@@ -84,7 +132,7 @@ def pools_of(sources: Sequence[Source], *, balance: bool) -> tuple[Pool, ...]:
     """
     starts = np.cumsum([0, *(len(s.samples) for s in sources)])
     pools = [
-        Pool(indices=np.arange(start, start + len(source.samples)), weight=source.weight)
+        Pool(indices=np.arange(start, start + len(source.samples)), weight=source.weight, tars=_tars(source))
         for start, source in zip(starts, sources, strict=False)
     ]
     return _balanced(pools, sources) if balance else tuple(pools)
@@ -94,15 +142,52 @@ def _balanced(pools: Sequence[Pool], sources: Sequence[Source]) -> tuple[Pool, .
     labelled: NDArray[np.bool_] = np.array(
         [bool(sample.labels) for source in sources for sample in source.samples], dtype=bool
     )
-    halves = [
-        [Pool(indices=pool.indices[labelled[pool.indices] == wanted], weight=pool.weight) for pool in pools]
-        for wanted in (True, False)
-    ]
+    halves = [[_part(pool, labelled[pool.indices] == wanted) for pool in pools] for wanted in (True, False)]
     totals = [sum(p.weight * len(p.indices) for p in half) for half in halves]
     if not all(totals):
         return tuple(pools)
     return tuple(
-        Pool(indices=pool.indices, weight=pool.weight * max(totals) / total)
+        replace(pool, weight=pool.weight * max(totals) / total)
         for half, total in zip(halves, totals, strict=True)
         for pool in half
     )
+
+
+def _part(pool: Pool, mask: NDArray[np.bool_]) -> Pool:
+    return replace(pool, indices=pool.indices[mask], tars=None if pool.tars is None else pool.tars.some(mask))
+
+
+def _tars(source: Source) -> Tars | None:
+    if not source.reach:
+        return None
+    known: dict[RemoteTar, int] = {}
+    numbers = np.zeros(len(source.samples), dtype=np.int64)
+    last = 0
+    for place, sample in enumerate(source.samples):
+        # A sample without an image is drawn with the tar before it.
+        if isinstance(sample.image, Streamed):
+            last = known.setdefault(sample.image.tar, len(known))
+        numbers[place] = last
+    return Tars(tars=tuple(known), numbers=numbers, reach=source.reach) if known else None
+
+
+def _by_tars(tars: Tars, *, rng: np.random.Generator) -> Indices:
+    """An order of a pool's samples that needs few tars at a time."""
+    count = len(tars.numbers)
+    turns = rng.permutation(len(tars.tars))
+    order = np.lexsort((rng.random(count), turns[tars.numbers]))
+    if tars.reach >= count:
+        return rng.permutation(count)
+    # Each moves by up to half of the reach, mirrored at both ends, which are mixed like the middle then.
+    place = np.abs(np.arange(count) + (rng.random(count) - 0.5) * tars.reach)
+    place = np.where(place > count - 1, 2 * (count - 1) - place, place)
+    return order[np.argsort(place, kind="stable")]
+
+
+def _first_needed(indices: Indices, *, pool: Pool, tars: Tars) -> dict[int, RemoteTar]:
+    """At which place of ``indices`` each tar of the pool is needed first."""
+    row = np.searchsorted(pool.indices, indices).clip(max=len(pool.indices) - 1)
+    places = np.flatnonzero(pool.indices[row] == indices)
+    numbers = tars.numbers[row[places]]
+    found, firsts = np.unique(numbers, return_index=True)
+    return {int(place): tars.tars[number] for number, place in zip(found, places[firsts], strict=True)}

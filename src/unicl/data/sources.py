@@ -15,11 +15,13 @@ from unicl.data.cells import BASE64_HEADS, Ledger, unpacked
 from unicl.data.chinese_clip import pair_samples, pairs_in
 from unicl.data.folders import SPLITS, class_samples, has_classes, has_images, image_samples
 from unicl.data.parquet import parquet_samples, saved_samples
+from unicl.data.remote import fetch_all, local_paths
 from unicl.data.rows import Reading
 from unicl.data.spec import Spec, parse
+from unicl.data.streamed import shelf
 from unicl.data.tables import csv_samples, jsonl_samples
 from unicl.errors import BadImage, UserError, suggest
-from unicl.space import ImageSource, Sample, Slice
+from unicl.space import ImageSource, Sample, Slice, Streamed
 
 FORMATS: Mapping[str, Callable[[Reading], Iterator[Sample]]] = MappingProxyType(
     {
@@ -51,6 +53,9 @@ LARGEST_FILE = 1 << 30
 """The largest image file that is read, in bytes."""
 
 WORTH_A_NOTE = 1 << 30
+REACH = 5000
+REACH_TARS = 4
+"""Streamed samples are shuffled over so many at least, and over those of so many tars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class Source:
 
     ``guessed`` holds the columns in use, by role; ``notes`` what a user should be told; image paths lie under
     ``root``. ``weight`` is how often it is drawn compared with the others of a run.
+    ``reach`` is over how many samples streamed tars are shuffled, 0 if nothing is streamed.
     """
 
     name: str
@@ -69,6 +75,7 @@ class Source:
     guessed: Mapping[str, str]
     notes: tuple[str, ...] = ()
     root: Path
+    reach: int = 0
 
 
 def load(spec: str, *, names: Mapping[str, str] | None = None) -> Source:
@@ -89,7 +96,13 @@ def load_all(specs: Sequence[str]) -> tuple[Source, ...]:
 
 def read_bytes(image: ImageSource) -> bytes:
     """The content of an image file, wherever it stands; base64 in a file is unpacked. Raises `BadImage`."""
-    content = image if isinstance(image, bytes) else _from_disk(image)
+    match image:
+        case bytes():
+            content = image
+        case Streamed():
+            content = shelf().read(image)
+        case _:
+            content = _from_disk(image)
     if content.startswith(tuple(head.encode() for head in BASE64_HEADS)):
         try:
             return unpacked(content.decode("ascii"))
@@ -120,11 +133,20 @@ def _load(spec: Spec, *, name: str, names: Mapping[str, str] | None) -> Source:
         guessed=MappingProxyType(dict(ledger.columns)),
         notes=ledger.notes(),
         root=spec.root or spec.folder,
+        reach=_reach(spec, samples=len(samples)) if spec.stream else 0,
     )
 
 
+def _reach(spec: Spec, *, samples: int) -> int:
+    return spec.reach or max(REACH, REACH_TARS * samples // len(spec.remote))
+
+
 def _resolved(spec: Spec) -> tuple[str, Spec]:
-    """The format of a source, and the source with the files that hold it when a folder was given."""
+    """The format of a source, and the source with the files that hold it when a folder or an address was given."""
+    if spec.stream:
+        return "tar", replace(spec, paths=local_paths(spec.remote, name=spec.name, top=shelf().folder))
+    if spec.remote:
+        return "tar", replace(spec, paths=fetch_all(spec.remote, name=spec.name))
     first = spec.paths[0]
     if spec.format is not None:
         return _asked(spec.format), spec

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 
 from unicl.errors import UserError, suggest
 
-FIELDS = ("image", "text", "label", "weight", "namespace", "encoding", "names", "root", "format")
+FIELDS = ("image", "text", "label", "weight", "namespace", "encoding", "names", "root", "format", "stream")
 ENCODINGS = ("utf-8", "gb18030", "gbk", "big5", "shift_jis", "euc_kr", "latin-1", "cp1252", "utf-16")
+REMOTE = ("https://", "http://", "pipe:")
 MAX_FILES = 100_000
 
 
@@ -20,7 +21,9 @@ class Spec:
     """One source as typed: its files and the fields of its query.
 
     ``image``, ``text``, ``label`` name columns: None is a guess, "" is none. ``encoding`` "" is UTF-8 or what the
-    file's byte order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed.
+    file's byte order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed. ``remote`` are
+    addresses of tars that are to be fetched, which then become the paths; with ``stream`` not all of them are kept,
+    and the samples are shuffled by tars and over ``reach`` samples, 0 being a number that suits the tars.
     """
 
     typed: str
@@ -35,6 +38,9 @@ class Spec:
     names: Path | None = None
     root: Path | None = None
     format: str | None = None
+    remote: tuple[str, ...] = ()
+    stream: bool = False
+    reach: int = 0
 
     @property
     def name(self) -> str:
@@ -59,15 +65,18 @@ def parse(typed: str) -> Spec:
 
     Raises `UserError` for a path that is not there, an unknown field or a value that cannot be meant.
     """
-    place, query = _split(typed)
+    is_remote = typed.startswith(REMOTE)
+    place, query = _split_remote(typed) if is_remote else _split(typed)
     fields = _fields(query, typed=typed)
     path = Path(place).expanduser()
-    paths = tuple(file.absolute() for file in _expand(place))
-    folder = _folder(paths)
+    paths = () if is_remote else tuple(file.absolute() for file in _expand(place))
+    folder = _folder(paths) if paths else Path.cwd()
+    stream, reach = _stream(fields.get("stream", "false"), is_remote=is_remote)
     return Spec(
         typed=typed,
-        path=path.absolute() if path.name else path.resolve(),
+        path=Path(_tar_of(place)) if is_remote else path.absolute() if path.name else path.resolve(),
         paths=paths,
+        remote=tuple(_braced(place)) if is_remote else (),
         image=fields.get("image"),
         text=fields.get("text"),
         label=fields.get("label"),
@@ -77,6 +86,8 @@ def parse(typed: str) -> Spec:
         names=_beside(folder, fields.get("names"), field="names"),
         root=_beside(folder, fields.get("root"), field="root"),
         format=fields.get("format"),
+        stream=stream,
+        reach=reach,
     )
 
 
@@ -100,7 +111,10 @@ def _split(typed: str) -> tuple[str, str]:
     if not typed.strip():
         raise UserError("a source has an empty path; give a file or a folder, for example --data photos/")
     if "://" in typed.partition("?")[0]:
-        raise UserError(f"{typed!r} is an address; unicl reads files on disk: download it first and give its path")
+        raise UserError(
+            f"{typed!r} is an address; unicl fetches tars from https:// and from commands ('pipe:aws s3 cp s3://.../"
+            "{0000..0009}.tar -'): else download it first and give its path"
+        )
     if "?" not in typed or exists(Path(typed).expanduser()):
         return typed, ""
     cuts = [at for at, letter in enumerate(typed) if letter == "?"]
@@ -139,7 +153,25 @@ def _expand(place: str) -> list[Path]:
     raise UserError(f"there is no file or folder {place!r}{suggest(path.name, near)}")
 
 
+def _split_remote(typed: str) -> tuple[str, str]:
+    """The address or command, and the query; an address may have a query of its own."""
+    found = re.search(rf"\?(?=(?:{'|'.join(FIELDS)})=)", typed)
+    return (typed, "") if found is None else (typed[: found.start()], typed[found.end() :])
+
+
+def _tar_of(place: str) -> str:
+    """The name of the tars that an address or a command fetches."""
+    found = re.findall(r"[^\s/]*\.(?:tar|tgz)[^\s/?]*", place)
+    if not found:
+        raise UserError(f"{place!r} names no tar; only tars (0000.tar) are fetched: download other data first")
+    return str(found[-1])
+
+
 def _braces(place: str) -> list[Path]:
+    return [Path(name).expanduser() for name in _braced(place)]
+
+
+def _braced(place: str) -> list[str]:
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
     try:
@@ -151,7 +183,7 @@ def _braces(place: str) -> list[Path]:
         ) from error
     if not names:
         raise UserError(f"{place!r} names more than {MAX_FILES:,} files; give a smaller range or a folder")
-    return [Path(name).expanduser() for name in names]
+    return names
 
 
 def _range_size(place: str) -> int:
@@ -176,6 +208,18 @@ def _weight(text: str) -> float:
     if not (math.isfinite(weight) and weight > 0):
         raise UserError(f"weight={text!r} is not a positive number; write for example weight=2")
     return weight
+
+
+def _stream(text: str, *, is_remote: bool) -> tuple[bool, int]:
+    if text.casefold() in ("false", "0"):
+        return False, 0
+    if not is_remote:
+        raise UserError("stream= is for tars from https:// and pipe:; those on the disk are read in any order anyway")
+    if text.casefold() == "true":
+        return True, 0
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"stream={text!r} is neither true nor a number of samples to shuffle over, such as 20000")
+    return True, int(text)
 
 
 def _encoding(name: str) -> str:

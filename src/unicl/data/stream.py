@@ -1,21 +1,27 @@
 """Sources to batches: shuffled, mixed, decoded by threads ahead of time, and the same from any step on."""
 
-import queue
-import threading
+from bisect import bisect_right
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from unicl.data.collate import ClassTexts, Collator, Drawn, KeyMode
 from unicl.data.image import Augment, augment, decode, fit
+from unicl.data.loader import LoaderKind, Pace, by_threads, cores_here, pays
 from unicl.data.mix import Mix, mix
 from unicl.data.mixture import Mixture, pools_of
+from unicl.data.packed import Packed
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
+from unicl.data.streamed import expect
+from unicl.data.team import Made
 from unicl.data.text import Tokenizer
 from unicl.errors import BadImage, UserError
 from unicl.space import Batch, Sample
@@ -23,7 +29,15 @@ from unicl.space import Batch, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
-    """How samples become batches: ``batch`` is the global size; ``augment`` None means evaluation's plain resize."""
+    """How samples become batches, and how fast.
+
+    * ``batch`` is the global size; ``augment`` None means evaluation's plain resize.
+    * ``loader``: who reads, threads of the trainer or of a process beside it; ``auto`` takes the process on an
+      accelerator and on more than four cores, if there is enough to read. The batches are the same.
+    * ``workers``: threads that read; None takes two, or with a loader process all cores but one.
+    * ``ahead``: batches made before they are asked for; each holds its pixels in memory.
+    * ``stall``: seconds without a batch that end the run; a tenth of them is told with the name of what is being read.
+    """
 
     batch: int = 128
     keys: KeyMode = "typed"
@@ -32,16 +46,27 @@ class StreamSettings:
     augment: Augment | None = Augment()
     views: int = 1
     mix: Mix | None = None
-    workers: int = 2
+    loader: LoaderKind = "auto"
+    workers: int | None = None
     ahead: int = 3
+    stall: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """This process among all: its rank, and how many there are."""
+    """This process among all: its rank, how many there are, and the device that it trains on."""
 
     rank: int = 0
     ranks: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bad:
+    """A sample that could not be read."""
+
+    id: str
+    reason: str
 
 
 class Stream:
@@ -61,8 +86,9 @@ class Stream:
         features: Tensor | None = None,
     ) -> None:
         self.settings = settings
-        self.sources = tuple(source for source in sources for _ in source.samples)
-        self.samples = tuple(sample for source in sources for sample in source.samples)
+        self.names = tuple(source.name for source in sources)
+        self.starts = (0, *accumulate(len(source.samples) for source in sources))
+        self.samples: Sequence[Sample] = tuple(sample for source in sources for sample in source.samples)
         self.mixture = Mixture(pools_of(sources, balance=settings.balance), seed=seed)
         self.size, self.seed = size, seed
         self.collator = Collator(mode=settings.keys, texts=texts, tokenizer=tokenizer)
@@ -77,54 +103,90 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         """This rank's part of the batch of a step."""
-        return self._collate([self._draw(position) for position in self._positions(step)], step)
+        shape = self.shape
+        out = None if shape is None else torch.empty(shape, dtype=torch.uint8)
+        rows = enumerate(self.positions(step))
+        drawn = [self.draw(position, out=None if out is None else out[:, row]) for row, position in rows]
+        return self._admitted(self.collate(step, drawn=drawn, out=out))
 
     def batches(self, start: int, *, stop: int) -> Generator[Batch, None, None]:
-        """The batches of the steps from ``start`` up to ``stop``, prepared ahead by threads."""
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=self.settings.ahead)
-        ended = threading.Event()
-        worker = threading.Thread(target=self._prepare, args=(range(start, stop), ready, ended), daemon=True)
-        worker.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            ended.set()
-            worker.join()
+        """The batches of the steps from ``start`` up to ``stop``, made ahead by threads or by a loader process.
 
-    def _prepare(
-        self, steps: range, ready: "queue.Queue[Batch | BaseException | None]", ended: threading.Event
-    ) -> None:
-        try:
-            with ThreadPoolExecutor(max(self.settings.workers, 1)) as pool:
-                made = (self._collate(list(pool.map(self._draw, self._positions(step))), step) for step in steps)
-                if all(_put(ready, batch, ended) for batch in made):
-                    _put(ready, None, ended)
-        except BaseException as error:  # handed to the consumer, who raises it
-            _put(ready, error, ended)
+        Raises `UserError` if reading fails or stalls, if the loader process ends, or over the limit of bad samples.
+        """
+        steps = range(start, stop)
+        with closing(self._made(steps)) as made:
+            for each in made:
+                yield self._admitted(each)
 
-    def _positions(self, step: int) -> range:
+    def _made(self, steps: range) -> Generator[Made, None, None]:
+        settings, device, shape, cores = self.settings, self.place.device, self.shape, cores_here()
+        images = len(steps) * len(self.positions(0))
+        aside = settings.loader == "process" or (
+            settings.loader == "auto" and pays(images=images, device=device, cores=cores)
+        )
+        if aside and shape is not None:
+            from unicl.data.process import by_process
+
+            pace = Pace(threads=settings.workers or max(1, cores - 1), ahead=settings.ahead, stall=settings.stall)
+            yield from by_process(self, steps, shape=shape, pace=pace, device=device)
+        else:
+            pace = Pace(threads=settings.workers or 2, ahead=settings.ahead, stall=settings.stall)
+            yield from by_threads(self, steps, shape=shape, pace=pace)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int] | None:
+        """Of the pixels of a batch: views, rows, channels, height, width; None if features take their place."""
+        if self.features is not None:
+            return None
+        most = -(-self.settings.batch // self.place.ranks)
+        return self.settings.views, most, 3, self.size, self.size
+
+    def positions(self, step: int) -> range:
+        """The positions of the mixture that this rank's part of a step is made of."""
         batch, rank, ranks = self.settings.batch, self.place.rank, self.place.ranks
         return range(step * batch + batch * rank // ranks, step * batch + batch * (rank + 1) // ranks)
 
-    def _draw(self, position: int) -> Drawn | None:
+    def name(self, position: int) -> str:
+        """The source and sample at a position."""
+        return self._id(self.mixture.draw(position))
+
+    def draw(self, position: int, *, out: Tensor | None) -> Drawn | _Bad:
+        """The sample at a position, its pixels read into ``out``, ``(views, 3, side, side)``."""
         index = self.mixture.draw(position)
-        sample, source = self.samples[index], self.sources[index]
+        sample = self.samples[index]
         rng = np.random.default_rng([self.seed, 3, position])
         caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
-        make = partial(Drawn, sample=sample, source=source.name, caption=caption)
+        make = partial(Drawn, sample=sample, source=self._source(index), caption=caption)
         if sample.image is None:
             return make(image=None)
         try:
-            if self.features is not None:
+            if out is None:
                 return make(image=self._feature(index))
-            image, *views = self._views(sample, rng)
-            return make(image=image, view=views[0] if views else None)
+            expect(self.mixture.coming(position))
+            self._read(sample, out, rng=rng)
         except BadImage as error:
-            self.quarantine.add(f"{source.name}/{sample.id}", reason=str(error))
-            return None
+            return _Bad(self._id(index), str(error))
+        return make(image=out[0], view=out[1] if len(out) > 1 else None)
+
+    def collate(self, step: int, *, drawn: Sequence[Any], out: Tensor | None) -> Made:
+        """The batch of what was drawn for a step; the images lie in ``out``."""
+        rows: list[Drawn | None] = [None if isinstance(d, _Bad) else d for d in drawn]
+        if self.settings.mix is not None:
+            rows = mix(rows, self.settings.mix, rng=np.random.default_rng([self.seed, 5, step]))
+        batch = self.collator([d for d in rows if d is not None], rng_key=(self.seed, 4, step), out=out)
+        return Made(batch=batch, bad=tuple((d.id, d.reason) for d in drawn if isinstance(d, _Bad)))
+
+    def _admitted(self, made: Made) -> Batch:
+        for id, reason in made.bad:
+            self.quarantine.add(id, reason=reason)
+        return made.batch
+
+    def _source(self, index: int) -> str:
+        return self.names[bisect_right(self.starts, index) - 1]
+
+    def _id(self, index: int) -> str:
+        return f"{self._source(index)}/{self.samples[index].id}"
 
     def _feature(self, index: int) -> Tensor:
         assert self.features is not None
@@ -133,26 +195,23 @@ class Stream:
             raise BadImage("could not be read when the features were made")
         return feature
 
-    def _views(self, sample: Sample, rng: np.random.Generator) -> list[Tensor]:
+    def _read(self, sample: Sample, out: Tensor, *, rng: np.random.Generator) -> None:
         assert sample.image is not None
-        pixels, settings = decode(sample.image), self.settings
-        if settings.augment is None:
-            return [fit(pixels, size=self.size)] * settings.views
-        return [augment(pixels, settings.augment, size=self.size, rng=rng) for _ in range(settings.views)]
+        settings = self.settings.augment
+        if settings is None:
+            out.numpy()[:] = fit(decode(sample.image), size=self.size).numpy()
+            return
+        pixels = decode(sample.image, shortest=settings.shortest(self.size))
+        for view in out:
+            view.numpy()[:] = augment(pixels, settings, size=self.size, rng=rng).numpy()
 
-    def _collate(self, drawn: Sequence[Drawn | None], step: int) -> Batch:
-        if self.settings.mix is not None:
-            drawn = mix(drawn, self.settings.mix, rng=np.random.default_rng([self.seed, 5, step]))
-        return self.collator([d for d in drawn if d is not None], rng_key=(self.seed, 4, step))
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loader process needs: the samples as columns; bad ones are listed by the trainer alone."""
+        own = {name: value for name, value in vars(self).items() if name not in ("samples", "mixture", "quarantine")}
+        return {**own, "samples": Packed(self.samples), "pools": self.mixture.pools}
 
-
-def _put(
-    ready: "queue.Queue[Batch | BaseException | None]", item: Batch | BaseException | None, ended: threading.Event
-) -> bool:
-    while not ended.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return True
-    return False
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pools = state.pop("pools")
+        vars(self).update(state)
+        self.mixture = Mixture(pools, seed=self.seed)
+        self.quarantine = Quarantine(limit=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from unicl.data.folders import SUFFIXES
 from unicl.data.sources import ENDINGS, load
 from unicl.errors import UserError, suggest
-from unicl.space import ImageSource, Slice
+from unicl.space import ImageSource, Slice, Streamed
 
 ENDS_OF_PICTURES = tuple(sorted(SUFFIXES))
 """Endings of the files of a folder that are taken for pictures; a file that is named itself needs none of them."""
@@ -53,6 +53,8 @@ def stamp(image: ImageSource) -> str:
     """What changes when a picture changes: size and time of its file, or a hash of bytes; "" if it is gone."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()[:32]
+    if isinstance(image, Streamed):
+        return f"{image.tar.size}-{image.offset}-{image.size}"
     path = image.path if isinstance(image, Slice) else image
     try:
         facts = path.stat()
