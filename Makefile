@@ -3,6 +3,7 @@ PYTHON ?= python3
 TOOLS := .tools
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := .venv/bin
+BENCHMARKS := objective accumulate input step memory resume
 
 .PHONY: setup check test test-slow demo bench docs clean
 
@@ -29,9 +30,10 @@ demo: setup
 
 bench: export OMP_WAIT_POLICY = PASSIVE
 bench: setup
-	$(RUN)/python benchmarks/step.py
-	$(RUN)/python benchmarks/resume.py
+	$(UV) sync --quiet --locked --all-extras --group bench
+	for script in $(BENCHMARKS); do $(RUN)/python benchmarks/$$script.py || exit 1; done
 	$(RUN)/unicl demo --out demo && cp demo/results.json benchmarks/results/demo.json
+	$(RUN)/python benchmarks/table.py
 
 docs: setup
 	$(UV) run --quiet --locked --group docs mkdocs build --strict

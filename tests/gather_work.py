@@ -1,14 +1,83 @@
-"""What the processes of the test of gathering do; apart from the rest, so that each process starts quickly."""
+"""What the processes of the test of exchanging rows do; apart from the rest, so that each process starts quickly."""
 
 import os
 
+import numpy as np
 import torch
 
+from pair_cases import KINDS, case, compare, token_wise
+from unicl.objective import blockwise, tiled
+from unicl.objective.peers import exchanged, gathered, own_rows, share, total
+from unicl.objective.plan import Tiling
 from unicl.space import Columns, Embedding, Keys
-from unicl.train.ranks import average_gradients, gather, gather_columns, gather_objects, start
+from unicl.train.ranks import Ranks, average_gradients, gather_objects, start
 
 ROWS = (3, 0, 2)
 """Rows of each of three processes: one has none."""
+IMAGES, TEXTS = (5, 0, 6), (2, 5, 1)
+SQUARE = (5, 0, 6)
+
+
+def comparisons():
+    """Every loss over every kind of target, gathered and in a ring, by name."""
+    for kind in KINDS:
+        texts = SQUARE if kind == "paired" else TEXTS
+        for exchange in ("gather", "ring"):
+            tiling = Tiling(rows=2, keep=100, exchange=exchange)
+            options = {"smoothing": 0.1, "tiling": tiling}
+            for images in (IMAGES, tuple(reversed(IMAGES)) if kind == "paired" else (2, 3, 1)):
+                sizes = (images, images if kind == "paired" else texts)
+                yield f"softmax {kind} {exchange} {images}", blockwise.softmax, kind, sizes, None, options
+                if kind not in ("cosine", "dot"):
+                    yield f"sigmoid {kind} {exchange} {images}", blockwise.sigmoid, kind, sizes, None, options
+        tiled_options = {"smoothing": 0.1, "tiling": Tiling(rows=2), "score": token_wise}
+        yield f"tiled {kind}", tiled.softmax, kind, (IMAGES, texts), (3, 4), tiled_options
+
+
+def compared(*, peers, alone):
+    """The values and gradients of all comparisons for this process, or for one that has all rows."""
+    results = {}
+    for name, loss, kind, (images, texts), parts, options in comparisons():
+        one = case(np.random.default_rng(len(name)), kind, images=sum(images), texts=sum(texts), parts=parts)
+        sizes = ((sum(images),), (sum(texts),)) if alone else (images, texts)
+        value, gradients = compare(loss, one, peers=peers, sizes=sizes, **options)
+        results[name] = [value, *gradients]
+    return results
+
+
+def view_columns(rank=None):
+    """Two views of eleven images: this process's, or all."""
+    rng = np.random.default_rng(5)
+    whole = torch.nn.functional.normalize(torch.tensor(rng.normal(size=(2, 11, 6))), dim=2)
+    keys = torch.tensor(rng.integers(0, 4, 11))
+    place = slice(0, 11) if rank is None else own_rows(IMAGES, rank=rank)
+    images, views = (w[place].clone().requires_grad_() for w in whole)
+    made = Columns(
+        images=Embedding(whole=images, features=images),
+        views=Embedding(whole=views, features=views),
+        image_keys=Keys.single(keys[place]),
+        texts=None,
+        text_keys=Keys.empty(0),
+        text_counts=torch.zeros(0).double(),
+    )
+    return made, (images, views)
+
+
+def viewed(*, peers, rank=None):
+    """SupCon's loss and gradients over all views; key 0 is no key."""
+    from unicl.objective.terms import Objective, ViewsSettings
+    from unicl.similarity import ScaleSettings
+
+    results = {}
+    for exchange in ("gather", "ring"):
+        objective = Objective([ViewsSettings(scale=ScaleSettings(init=10.0))], features=6).double()
+        columns, leaves = view_columns(rank)
+        value, _ = objective(columns, peers=peers, tiling=Tiling(rows=3, exchange=exchange))
+        value.backward()
+        scale = objective.scales()["views"].log_scale.grad
+        gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        results[exchange] = [value.detach(), *gradients, scale]
+    return results
 
 
 def columns(rows, *, first):
@@ -20,27 +89,41 @@ def columns(rows, *, first):
     )
 
 
+def basics(rank, ranks):
+    """The exchanges themselves, and the averaging of gradients."""
+    own = columns(ROWS[rank], first=sum(ROWS[:rank]))
+    shared = share(own, peers=ranks)
+    weight = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+    unused = torch.nn.Parameter(torch.zeros(2))
+    made = gathered(own.images.whole @ weight, sizes=ROWS, peers=ranks)
+    (made.square().sum() * weight.sum()).backward()
+    first, weight.grad = weight.grad, None
+    everyones = exchanged(own.images.whole @ weight, sizes=ROWS, peers=ranks)
+    total((everyones * (rank + 1)).square().sum(), peers=ranks).backward()
+    parameters = [torch.nn.Parameter(weight.detach()), torch.nn.Parameter(weight.detach()), unused]
+    parameters[0].grad, parameters[1].grad = first, weight.grad
+    average_gradients(parameters, ranks=ranks)
+    return {
+        "rows": shared.image_keys.rows,
+        "keys": shared.image_keys.keys,
+        "counts": shared.text_counts,
+        "sizes": torch.tensor(shared.image_sizes),
+        "gradient": parameters[0].grad,
+        "exchanged": parameters[1].grad,
+        "unused": unused.grad,
+        "any": torch.tensor([ranks.any(rank == 1), ranks.any(False)]),
+        "objects": torch.tensor(gather_objects(rank, ranks=ranks)),
+    }
+
+
 def gather_work(rank, port, folder):
     os.environ.update(RANK=str(rank), WORLD_SIZE="3", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     torch.set_num_threads(1)
     with start("cpu") as ranks:
-        own = columns(ROWS[rank], first=sum(ROWS[:rank]))
-        every = gather_columns(own, ranks=ranks, features=rank >= 0)
-        weight = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
-        unused = torch.nn.Parameter(torch.zeros(2))
-        made = gather(own.images.whole @ weight, ranks=ranks)
-        (made.square().sum() * weight.sum()).backward()
-        parameters = [torch.nn.Parameter(weight.detach()), unused]
-        parameters[0].grad = weight.grad
-        average_gradients(parameters, ranks=ranks)
+        assert isinstance(ranks, Ranks)
         result = {
-            "whole": every.images.whole,
-            "features": every.images.features,
-            "rows": every.image_keys.rows,
-            "keys": every.image_keys.keys,
-            "gradient": parameters[0].grad,
-            "unused": unused.grad,
-            "any": torch.tensor([ranks.any(rank == 1), ranks.any(False)]),
-            "objects": torch.tensor(gather_objects(rank, ranks=ranks)),
+            "basics": basics(rank, ranks),
+            "compared": compared(peers=ranks, alone=False),
+            "viewed": viewed(peers=ranks, rank=rank),
         }
         torch.save(result, f"{folder}/{rank}.pt")

@@ -13,12 +13,13 @@ from unicl.data.stream import Place, Stream
 from unicl.lookup import names
 from unicl.run import build_model
 from unicl.towers.text import build_tokenizer
+from unicl.train.compute import ComputeSettings
 from unicl.train.ranks import Ranks, start
 from unicl.train.step import plain_step
 
 
-def step(name, data, *, rank=0, ranks=1, group=None):
-    """Loss and gradients of one rank's part of a step, in float64."""
+def model_and_batch(name, data, *, rank=0, ranks=1):
+    """A recipe's model in training, and one process's part of a batch of 13."""
     recipe = tiny(name, batch=13)
     sources = load_all(data)
     texts = class_texts(recipe.data.prompts)
@@ -35,16 +36,39 @@ def step(name, data, *, rank=0, ranks=1, group=None):
         quarantine=Quarantine(limit=0),
         place=Place(rank=rank, ranks=ranks),
     )
-    result = plain_step(model, stream.batch(1), ranks=group or Ranks(), precision="fp32")
+    return model, stream.batch(1)
+
+
+def step(name, data, *, rank=0, ranks=1, group=None, compute=ComputeSettings()):
+    """Loss and gradients of one rank's part of a step, in float64."""
+    model, batch = model_and_batch(name, data, rank=rank, ranks=ranks)
+    result = plain_step(model, batch, ranks=group or Ranks(), precision="fp32", compute=compute)
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return result.loss.item(), gradients
 
 
-def step_work(rank, data, folder, port):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+def step_work(rank, data, folder, port, ranks):
+    """Every recipe's step on one of several processes, gathered and in a ring."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+    )
     torch.set_num_threads(1)
     with start("cpu") as group:
-        torch.save({name: step(name, data, rank=rank, ranks=2, group=group) for name in names()}, f"{folder}/{rank}.pt")
+        results = {
+            exchange: {
+                name: step(
+                    name,
+                    data,
+                    rank=rank,
+                    ranks=ranks,
+                    group=group,
+                    compute=ComputeSettings(exchange=exchange, keep_mb=0),
+                )
+                for name in names()
+            }
+            for exchange in ("gather", "ring")
+        }
+        torch.save(results, f"{folder}/{rank}.pt")
 
 
 def free_port():

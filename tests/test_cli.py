@@ -53,6 +53,19 @@ def test_data_to_model_to_report_to_search(data, run, tmp_path, capsys):
     assert "12 vectors of 32" in capsys.readouterr().out
 
 
+def test_a_resumed_run_takes_flags_and_a_profile_says_what_limits_it(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert code("train", "--recipe", "clip", "--data", data[1], "--out", out, *SMALL) == 0
+    assert code("train", "--resume", "--out", out, "--steps", 4, "--profile") == 2
+    assert "needs 4 steps, but the run takes 1" in capsys.readouterr().err
+    assert code("train", "--resume", "--out", out, "--steps", 8, "--keep-mb", 7, "--profile") == 0
+    assert " limit" in capsys.readouterr().err
+    assert "MFU" in (out / "profile" / "profile.md").read_text()
+    assert "keep_mb: 7" in (out / "config.yaml").read_text()
+    assert code("train", "--resume", "--out", out, "--lr", 1.0) == 2
+    assert "recipe.optim.lr was" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "wanted"),
     [
@@ -76,6 +89,15 @@ def test_data_to_model_to_report_to_search(data, run, tmp_path, capsys):
         (["search", "{run}", "{photos}"], "and a query", 2),
         (["search", "{run}", "{photos}", "red", "--out", "x.pdf"], ".pdf", 2),
         (["classify", "{run}", "nowhere/", "--names", "a,b"], "nowhere", 2),
+        (["shard", "--out", "{out}"], "no data given", 2),
+        (["shard", "nowhere/", "--out", "{out}"], "nowhere", 2),
+        (["shard", "{photos}"], "--out", 2),
+        (["shard", "{photos}", "--out", "{photos}"], "holds other things", 2),
+        (["shard", "{photos}", "--out", "{out}", "--resize", "7"], "at least 8 pixels", 2),
+        (["shard", "{photos}", "--out", "{out}", "--resize", "big"], "big", 2),
+        (["shard", "{photos}", "--out", "{out}", "--quality", "0"], "between 1 and 100", 2),
+        (["shard", "{photos}", "--out", "{out}", "--per-shards", "5"], "--per-shard", 2),
+        (["shard", "{photos}", "--out", "/proc/shards"], "cannot write shards to", 1),
         (["check"], "no data given", 2),
         (["chekc", "{photos}"], "chekc", 2),
     ],
@@ -87,6 +109,20 @@ def test_a_mistake_is_one_plain_message_and_exit_status_two(arguments, said, wan
     assert shown.startswith("unicl: ")
     assert said in shown
     assert "Traceback" not in shown
+
+
+def test_shards_are_written_taken_up_and_trained_on(data, tmp_path, capsys):
+    command = ("shard", data[0], "--out", tmp_path / "shards", "--resize", 16, "--per-shard", 5, "--workers", 2)
+    assert code(*command) == 0
+    shown = capsys.readouterr()
+    assert "12 samples of photos (class folder) to shards of 5 samples" in shown.err
+    assert "12 samples in 3 shards" in shown.out
+    assert code(*command) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert code(*command[:-6], "--resize", 24) == 2
+    assert "resize was 16 and is 24" in capsys.readouterr().err
+    assert code("check", f"{tmp_path}/shards/{{0000..0002}}.tar") == 0
+    assert "3 classes" in capsys.readouterr().out
 
 
 def test_an_empty_table_and_text_that_is_not_utf8_are_named(tmp_path, capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from unicl.dials import Dials, assigned
+from unicl.dials import Dials, assigned, turned
 from unicl.errors import UserError
 
 
@@ -24,3 +24,26 @@ def test_set_comes_last_and_a_recipe_without_texts_has_no_text_dial():
     assert assigned("clip", Dials(lr=1.0), more=["optim.lr=0.5"]).optim.lr == 0.5
     with pytest.raises(UserError, match="text"):
         assigned("supcon", Dials(tokenizer="clip"), more=())
+
+
+def test_how_a_step_is_computed_has_flags():
+    dials = Dials(chunk="auto", parallel="fsdp", exchange="ring", keep_mb=10, compile=True, workers=3)
+    turned = assigned("unicl", dials, more=("optim.states=bf16",))
+    compute = turned.compute
+    assert (compute.chunk, compute.parallel, compute.exchange, compute.keep_mb, compute.compile) == (
+        *("auto", "fsdp", "ring", 10, True),
+    )
+    assert (turned.data.workers, turned.optim.states) == (3, "bf16")
+    assert assigned("unicl", Dials(chunk=64), more=()).compute.chunk == 64
+
+
+def test_a_chunk_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="chunk"):
+        assigned("clip", Dials(), more=("compute.chunk=some",))
+
+
+def test_a_recipe_that_is_there_takes_dials_too():
+    recipe = assigned("clip", Dials(steps=5), more=())
+    turned_again = turned(recipe, Dials(steps=9, chunk=8), more=("fit.keep=1",))
+    assert (turned_again.fit.steps, turned_again.compute.chunk, turned_again.fit.keep) == (9, 8, 1)
+    assert turned(recipe, Dials(), more=()) == recipe

@@ -50,6 +50,30 @@ def test_a_run_may_be_made_longer(data, tmp_path):
     assert train(longer, tmp_path / "run", resume=True).step == 3
 
 
+def test_how_a_step_is_computed_may_change_when_a_run_goes_on(data, tmp_path):
+    train(job(data), tmp_path / "run")
+    other = job(data)
+    compute = replace(other.recipe.compute, channels_last=False, keep_mb=1)
+    longer = replace(other.recipe, compute=compute, fit=replace(other.recipe.fit, steps=3))
+    assert train(replace(other, recipe=longer), tmp_path / "run", resume=True).step == 3
+
+
+@pytest.mark.parametrize(("states", "weights"), [("bf16", "fp32"), ("bf16", "bf16")])
+def test_a_run_with_fewer_bits_goes_on_bit_for_bit(data, tmp_path, states, weights):
+    def long(steps):
+        one = job(data)
+        optim = replace(one.recipe.optim, states=states, weights=weights)
+        fit = replace(one.recipe.fit, steps=steps, save_every=2, average=0.9, precision="bf16")
+        return replace(one, recipe=replace(one.recipe, optim=replace(optim, warmup=0, final=1.0), fit=fit))
+
+    train(long(4), tmp_path / "straight")
+    train(long(2), tmp_path / "stopped")
+    train(long(4), tmp_path / "stopped", resume=True)
+    last = "checkpoints/step-00000004/model.safetensors"
+    straight, stopped = ((tmp_path / run / last).read_bytes() for run in ("straight", "stopped"))
+    assert straight == stopped
+
+
 def test_a_recipe_that_needs_labels_says_what_the_data_has(data, tmp_path):
     with pytest.raises(
         UserError, match=r"'cross_entropy' needs labels, but captions\.csv has .*captions.*--recipe clip"

@@ -1,5 +1,6 @@
 """The command: one short function per verb. Heavy packages are imported inside, so that --help is quick."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from unicl.dials import Dials, assigned
+from unicl.dials import Dials, ShardDials, assigned, turned
 from unicl.errors import BadImage, UserError
 
 app = App(
@@ -74,6 +75,7 @@ def train(
     class_names: str | None = None,
     max_bad: int = 100,
     resume: bool = False,
+    profile: bool = False,
     device: str = "auto",
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> int:
@@ -81,7 +83,8 @@ def train(
 
     Examples: `unicl train --data photos/ --data 'captions.csv?text=title' --out runs/a --steps 200`;
     `unicl train --resume --out runs/a`;
-    `torchrun --nproc-per-node 2 -m unicl train --recipe unicl --data photos/ --out runs/b`
+    `torchrun --nproc-per-node 2 -m unicl train --recipe unicl --data photos/ --out runs/b`;
+    `unicl train --data photos/ --batch 4096 --chunk auto --profile --out runs/p --steps 5`
 
     Parameters
     ----------
@@ -99,16 +102,21 @@ def train(
         Unreadable images to leave out before giving up.
     resume
         Go on from the last checkpoint; the configuration is the run's own unless given again.
+    profile
+        Measure the first steps (at least 4): what limits, the share of each part, MFU; a trace in OUT/profile.
     device
         auto, cpu or cuda.
     set_
         Any other field of the recipe, such as optim.weight_decay=0.1 or data.balance=true.
     """
+    from dataclasses import replace
+
     from unicl.run import Job, default_weights, read_job
     from unicl.run import train as run
 
     if resume and recipe is None and not data:
         job = read_job(out)
+        job = replace(job, recipe=turned(job.recipe, dials, more=set_ or ()))
     else:
         _needs(data, "unicl train --data photos/ --out runs/a")
         job = Job(
@@ -118,7 +126,7 @@ def train(
             class_names=class_names,
             max_bad=max_bad,
         )
-    return run(job, out, resume=resume, device=device).code
+    return run(job, out, resume=resume, device=device, profile=profile).code
 
 
 @app.command
@@ -278,6 +286,37 @@ def search(
 
 
 @app.command
+def shard(*sources: str, dials: ShardDials = ShardDials(), out: Path, workers: int = 0, max_bad: int = 100) -> int:
+    """Write any data as WebDataset tars, which train fast from any disk; goes on where it was stopped.
+
+    Captions, labels, namespaces and ids stay as they are: train on the folder as on the data it was made of. Every
+    shard is read back and checked before it gets its name.
+
+    Example: `unicl shard photos/ --out shards/ --resize 256`
+
+    Parameters
+    ----------
+    sources
+        Folders, tables, tars or saved data sets; several become one.
+    out
+        Folder for 0000.tar, 0001.tar, ..., and shards.json, which lists them.
+    workers
+        Threads; as many as processors if 0.
+    max_bad
+        Unreadable images to leave out before giving up.
+    """
+    from unicl.data.shards import shard as run
+    from unicl.data.sources import load_all
+
+    _needs(sources, "unicl shard photos/ --out shards/ --resize 256")
+    settings, loaded = dials.settings(), load_all(sources)
+    tell = Console(stderr=True, highlight=False, markup=False).print
+    summary = run(loaded, out, settings=settings, workers=workers, max_bad=max_bad, progress=True, tell=tell)
+    print(summary.report(out))
+    return 0
+
+
+@app.command
 def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int = 250) -> int:
     """Train clip, unicl, one space and itl on emoji of two artists, and show them side by side.
 
@@ -292,13 +331,16 @@ def demo(*, out: Path = Path("demo"), seeds: int = 3, steps: int = 250) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and leave with its exit status: 0 good, 1 failed, 2 a mistake of the user's, 130 interrupted."""
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    # An installed torchao makes torch warn of its own registrations whenever transformers is imported.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         errors.print(f"unicl: {_plain(error)}\nSee unicl --help.")
         code = 2
     except UserError as error:
-        errors.print(f"unicl: {error}")
+        if not error.silent:
+            errors.print(f"unicl: {error}")
         code = error.code
     except BadImage as error:
         errors.print(f"unicl: an image cannot be used: {error}")

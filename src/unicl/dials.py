@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -43,6 +43,19 @@ class Dials:
         Stop after so many evaluations without a better one.
     track
         tensorboard or wandb.
+    workers
+        Threads that read images, on each process.
+    chunk
+        Rows that pass through the towers at once, by gradient caching, with the same gradient: a number, or auto for
+        the most that the free memory holds. Example: --batch 4096 --chunk 64.
+    parallel
+        On several processes: a whole model on each (ddp), or a part of it (fsdp).
+    exchange
+        On several processes: each gathers the smaller column of all (gather), or blocks of it travel (ring).
+    keep_mb
+        Megabytes for scores that are kept instead of being computed again in the backward pass.
+    compile
+        Put the towers through torch.compile; pays on GPUs in long runs.
     """
 
     steps: int | None = None
@@ -67,13 +80,20 @@ class Dials:
     metric: str | None = None
     patience: int | None = None
     track: tuple[Literal["tensorboard", "wandb"], ...] | None = None
+    workers: int | None = None
+    chunk: int | Literal["auto"] | None = None
+    parallel: Literal["ddp", "fsdp"] | None = None
+    exchange: Literal["gather", "ring"] | None = None
+    keep_mb: int | None = None
+    compile: bool | None = None
 
 
 _ARGUMENTS = ("width", "class_share", "class_dims")
 _FIELDS = (
     *((name, f"fit.{name}") for name in ("steps", "epochs", "precision", "seed", "eval_every", "save_every")),
     *((name, f"fit.{name}") for name in ("metric", "patience", "track")),
-    *((name, f"data.{name}") for name in ("batch", "prompts")),
+    *((name, f"data.{name}") for name in ("batch", "prompts", "workers")),
+    *((name, f"compute.{name}") for name in ("chunk", "parallel", "exchange", "keep_mb", "compile")),
     ("lr", "optim.lr"),
     ("image", "image.name"),
     ("image_weights", "image.weights"),
@@ -92,14 +112,61 @@ def assigned(name: str, dials: Dials, *, more: Sequence[str]) -> Any:
     from inspect import signature
 
     from unicl import lookup
-    from unicl.config import assign
 
     given = {dial: value for dial in _ARGUMENTS if (value := getattr(dials, dial)) is not None}
     # The width is a field of every recipe, and an argument of those whose other fields follow from it.
     width = None if "width" in signature(lookup.find(name)).parameters else given.pop("width", None)
     recipe = lookup.recipe(name, arguments=given)
     recipe = recipe if width is None else replace(recipe, width=width)
+    return turned(recipe, dials, more=more)
+
+
+def turned(recipe: Any, dials: Dials, *, more: Sequence[str]) -> Any:
+    """A recipe with the dials that were given but those that are its arguments, then with ``field=value``."""
+    from unicl.config import assign
+
     fields = {field: value for dial, field in _FIELDS if (value := getattr(dials, dial)) is not None}
     if dials.image is not None and dials.image_weights is None:
         fields["image.weights"] = "random"
     return assign(recipe, [*(f"{field}={json.dumps(value)}" for field, value in fields.items()), *more])
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ShardDials:
+    """The flags of `unicl shard` that say what its tars are like.
+
+    Parameters
+    ----------
+    resize
+        Make images JPEGs whose shorter side has so many pixels, never larger than they were; else files are copied.
+    quality
+        Of those JPEGs, 1 to 100.
+    per_shard
+        Samples in a shard; 10000 if no --size-mb is given either.
+    size_mb
+        Size of a shard in megabytes.
+    shuffle
+        Seed of the order in which samples are written.
+    keep_order
+        Leave samples in the order of the data: a folder per class then gives shards of one class.
+    """
+
+    resize: int | None = None
+    quality: int = 95
+    per_shard: int | None = None
+    size_mb: float | None = None
+    shuffle: int = 0
+    keep_order: Annotated[bool, Parameter(negative=())] = False
+
+    def settings(self) -> Any:
+        """The `unicl.data.manifest.ShardSettings` of the flags."""
+        from unicl.data.manifest import ShardSettings
+
+        return ShardSettings(
+            resize=self.resize,
+            quality=self.quality,
+            per_shard=self.per_shard,
+            size_mb=self.size_mb,
+            shuffle=None if self.keep_order else self.shuffle,
+        )

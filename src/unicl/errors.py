@@ -5,11 +5,15 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake in the user's data, flags or files; the command prints its text and exits with ``code``."""
+    """A mistake in the user's data, flags or files; the command prints its text and exits with ``code``.
 
-    def __init__(self, message: str, *, code: int = 2) -> None:
+    One that is ``silent`` has been said by another process already.
+    """
+
+    def __init__(self, message: str, *, code: int = 2, silent: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.silent = silent
 
 
 class BadImage(ValueError):

@@ -21,7 +21,7 @@ from unicl.data.prompts import fill
 from unicl.data.text import Tokenizer, load_tokenizer
 from unicl.errors import UserError, suggest
 from unicl.objective.terms import Classify, ClassName, ContrastSettings, Objective, TermSettings
-from unicl.space import Batch, Columns, Embedding, ImageSource, Slice, prefix
+from unicl.space import Batch, Columns, Embedding, ImageSource, Slice, Streamed, prefix
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import OWN_NAMES, TextSettings, TextTower
 
@@ -137,13 +137,17 @@ class TwoTowers(nn.Module):
         found = scales.get(view) or next(iter(scales.values()), None)
         return 100.0 if found is None else found.value
 
-    def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors and the tokenizer into ``folder``, which must be new or empty."""
+    def save(self, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write config.json, model.safetensors and the tokenizer into ``folder``, which must be new or empty.
+
+        ``weights`` take the place of the model's own, such as their moving average.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         content = TypeAdapter(ModelSettings).dump_python(self._portable(), mode="json")
         content["views"] = self.settings.views
         (folder / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        written = self.state_dict() if weights is None else weights
+        save_file({k: v.contiguous() for k, v in written.items()}, folder / "model.safetensors")
         if self.tokenizer is not None:
             self.tokenizer.save(folder / "tokenizer")
         if self.text is not None and self.settings.text is not None and self.settings.text.name not in OWN_NAMES:
@@ -161,9 +165,6 @@ class TwoTowers(nn.Module):
     def _texts(self, batch: Batch) -> Embedding | None:
         if self.text is None:
             return None
-        if not len(batch.tokens):
-            empty = torch.zeros(0, self.settings.width, device=batch.tokens.device)
-            return Embedding(whole=empty, features=empty)
         distinct = self.text(batch.tokens, batch.token_mask)
         return Embedding(whole=distinct.whole[batch.text_index], features=distinct.features[batch.text_index])
 
@@ -251,16 +252,19 @@ def _decoded(image: ImageSource | Image.Image | str) -> Tensor:
     if isinstance(image, Image.Image):
         array = np.asarray(image.convert("RGB"))
         return torch.from_numpy(array.copy()).permute(2, 0, 1)
-    return decode(image if isinstance(image, bytes | Slice) else Path(image))
+    return decode(image if isinstance(image, bytes | Slice | Streamed) else Path(image))
 
 
 @contextmanager
 def _quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, and back to what it was, so that training may look in between."""
+    halved = next((p for p in model.parameters() if p.dtype == torch.bfloat16), None)
+    kind = "cpu" if halved is None else halved.device.type
     modes: Mapping[nn.Module, bool] = {m: m.training for m in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        # Weights in bfloat16 only meet pixels and states of their own type.
+        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=halved is not None):
             yield
     finally:
         for module, mode in modes.items():

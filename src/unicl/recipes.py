@@ -13,6 +13,7 @@ from unicl.objective.terms import ClassifySettings, ContrastSettings, TermSettin
 from unicl.similarity import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
+from unicl.train.compute import ComputeSettings
 from unicl.train.loop import FitSettings
 from unicl.train.optim import OptimSettings
 
@@ -32,6 +33,7 @@ class Recipe:
     width: int = 512
     optim: OptimSettings = OptimSettings()
     fit: FitSettings = FitSettings()
+    compute: ComputeSettings = ComputeSettings()
 
 
 def clip() -> Recipe:

@@ -34,6 +34,7 @@ from unicl.train.features import cached_features
 from unicl.train.loop import Outcome, fit
 from unicl.train.ranks import Ranks, start
 from unicl.train.record import Record, replace_text
+from unicl.train.watch import guard, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +51,43 @@ class Job:
     max_bad: int = 100
 
 
-def train(job: Job, out: Path, *, resume: bool = False, device: str = "auto") -> Outcome:
+def train(job: Job, out: Path, *, resume: bool = False, device: str = "auto", profile: bool = False) -> Outcome:
     """Run a job in the folder ``out``, on this process or on all that torchrun started.
 
     Raises `UserError` for a mistake in the recipe or the data, before any work is lost.
     """
+    recipe = job.recipe
     with start(device) as ranks:
-        say = Console(stderr=True, quiet=not ranks.first, highlight=False, markup=False, soft_wrap=True).print
-        sources = load_all(job.data)
-        _check(job.recipe, sources)
+        with guard(ranks=ranks, where=lambda: "before the first step"):
+            sources = load_all(job.data)
+            model, stream = _made(job, sources, out, resume=resume, ranks=ranks)
+            evaluate = evaluator(load_all(job.val), prompts=recipe.data.prompts, ranks=ranks) if job.val else None
+        return fit(
+            model,
+            stream,
+            recipe.fit,
+            optim=recipe.optim,
+            out=out,
+            ranks=ranks,
+            compute=recipe.compute,
+            evaluate=evaluate,
+            resume=resume,
+            profile=profile,
+        )
+
+
+def _made(job: Job, sources: Sequence[Source], out: Path, *, resume: bool, ranks: Ranks) -> tuple[TwoTowers, Stream]:
+    """The model and its stream, in a run folder that is claimed."""
+    say = Console(stderr=True, quiet=not ranks.first, highlight=False, markup=False, soft_wrap=True).print
+    _check(job.recipe, sources)
+    with together(ranks=ranks, doing="making the run folder"):
         if ranks.first:
             _claim(out, job, resume=resume)
-        ranks.wait()
-        tokenizer = _tokenizer(job, sources, out, ranks=ranks)
-        model = build_model(job.recipe, sources, tokenizer=tokenizer, fresh=not (resume and Record(out=out).last()))
-        _introduce(job, sources, model, out, say=say)
-        model.to(ranks.device)
-        stream = _stream(job, sources, model, out, ranks=ranks)
-        evaluate = evaluator(load_all(job.val), prompts=job.recipe.data.prompts, ranks=ranks) if job.val else None
-        recipe = job.recipe
-        return fit(
-            model, stream, recipe.fit, optim=recipe.optim, out=out, ranks=ranks, evaluate=evaluate, resume=resume
-        )
+    tokenizer = _tokenizer(job, sources, out, ranks=ranks)
+    model = build_model(job.recipe, sources, tokenizer=tokenizer, fresh=not (resume and Record(out=out).last()))
+    _introduce(job, sources, model, out, say=say)
+    model.to(ranks.device)
+    return model, _stream(job, sources, model, out, ranks=ranks)
 
 
 def build_model(
@@ -162,7 +178,12 @@ def _columns(source: Source) -> str:
     return f"{held}{f' (read as: {columns})' if columns else ''}"
 
 
-_MAY_CHANGE = ("steps", "epochs", "save_every", "keep", "eval_every", "metric", "patience", "max_skips", "track")
+_MAY_CHANGE = (
+    "max_bad",
+    *(f"recipe.fit.{name}" for name in ("steps", "epochs", "save_every", "keep", "eval_every", "metric", "patience")),
+    *(f"recipe.fit.{name}" for name in ("max_skips", "track")),
+    *(f"recipe.data.{name}" for name in ("loader", "workers", "ahead", "stall")),
+)
 
 
 def _claim(out: Path, job: Job, *, resume: bool) -> None:
@@ -186,7 +207,8 @@ def _claim(out: Path, job: Job, *, resume: bool) -> None:
 
 def _same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
     changed = differences({k: old.get(k) for k in new}, new)
-    wrong = {k: v for k, v in changed.items() if k.removeprefix("recipe.fit.") not in _MAY_CHANGE and k != "max_bad"}
+    # How a step is computed does not change what it computes.
+    wrong = {k: v for k, v in changed.items() if k not in _MAY_CHANGE and not k.startswith("recipe.compute")}
     if wrong:
         listed = "; ".join(f"{name} was {before!r}, now {after!r}" for name, (before, after) in wrong.items())
         raise UserError(f"{str(out)!r} cannot be resumed with another configuration: {listed}")
@@ -198,12 +220,12 @@ def _tokenizer(job: Job, sources: Sequence[Source], out: Path, *, ranks: Ranks) 
     if text is None:
         return None
     folder = out / "tokenizer"
-    if ranks.first and not folder.is_dir():
-        tokenizer = build_tokenizer(text, texts=_texts(job, sources))
-        part = folder.with_name("tokenizer.part")
-        tokenizer.save(part)
-        part.rename(folder)
-    ranks.wait()
+    with together(ranks=ranks, doing="making the tokenizer"):
+        if ranks.first and not folder.is_dir():
+            tokenizer = build_tokenizer(text, texts=_texts(job, sources))
+            part = folder.with_name("tokenizer.part")
+            tokenizer.save(part)
+            part.rename(folder)
     return load_tokenizer(str(folder), context=text.context)
 
 
@@ -234,7 +256,7 @@ def _stream(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path, *,
         size=recipe.image.size,
         seed=recipe.fit.seed,
         quarantine=quarantine,
-        place=Place(rank=ranks.rank, ranks=ranks.size),
+        place=Place(rank=ranks.rank, ranks=ranks.size, device=ranks.device),
         features=_features(recipe, sources, model, out, ranks=ranks),
     )
 

@@ -25,10 +25,10 @@ def same(labels, others):
 
 def test_the_diagonal_makes_softmax_equal_clip_and_torch_cross_entropy():
     scores = scores_of(7, 7)
-    loss = losses.softmax(scores, paired(7))
+    loss = losses.softmax(scores, paired(7).dense())
     assert math.isclose(loss.item(), oracles.clip(scores.tolist()), rel_tol=1e-13)
     numbers = torch.arange(7)
-    own = gradient(lambda s: losses.softmax(s, paired(7)), scores)
+    own = gradient(lambda s: losses.softmax(s, paired(7).dense()), scores)
     torchs = gradient(lambda s: (F.cross_entropy(s, numbers) + F.cross_entropy(s.T, numbers)) / 2, scores)
     assert torch.allclose(own, torchs, atol=1e-14)
 
@@ -85,7 +85,7 @@ def test_keys_with_weights_and_counts_equal_the_loop_over_repeated_texts():
     rows, keys = (torch.tensor([e[k] for e in entries]) for k in (0, 1))
     weights = torch.tensor([e[2] for e in entries], dtype=torch.float64)
     images = Keys(rows=rows, keys=keys, types=torch.zeros_like(rows), weights=weights, size=4)
-    target = same_key(images, Keys.single(torch.tensor(text_keys)))
+    target = same_key(images, Keys.single(torch.tensor(text_keys))).dense()
     scores = scores_of(4, 4)
     own = losses.softmax(scores, target, counts=torch.tensor(counts, dtype=torch.float64))
     wanted = oracles.typed_rows(scores.tolist(), image_keys, text_keys, counts)
@@ -112,7 +112,7 @@ def test_balanced_classes_give_cross_entropy_plus_log_n():
 
 def test_smoothing_is_the_mean_over_all_texts():
     scores, epsilon = scores_of(5, 5), 0.1
-    own = losses.softmax(scores, paired(5), smoothing=epsilon)
+    own = losses.softmax(scores, paired(5).dense(), smoothing=epsilon)
     numbers = torch.arange(5)
     one, two = (F.cross_entropy(s, numbers, label_smoothing=epsilon) for s in (scores, scores.T))
     assert math.isclose(own.item(), ((one + two) / 2).item(), rel_tol=1e-13)
@@ -121,7 +121,9 @@ def test_smoothing_is_the_mean_over_all_texts():
 def test_the_direction_weight_is_convirts():
     scores, numbers = scores_of(5, 5), torch.arange(5)
     wanted = 0.75 * F.cross_entropy(scores, numbers) + 0.25 * F.cross_entropy(scores.T, numbers)
-    assert math.isclose(losses.softmax(scores, paired(5), image_weight=0.75).item(), wanted.item(), rel_tol=1e-13)
+    assert math.isclose(
+        losses.softmax(scores, paired(5).dense(), image_weight=0.75).item(), wanted.item(), rel_tol=1e-13
+    )
 
 
 def test_sigmoid_equals_the_loop_also_with_several_positives():
@@ -145,9 +147,9 @@ def test_mixed_labels_give_the_affinity_of_their_shares():
     mix = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.4, 0.0, 0.6]], dtype=torch.float64)
     rows, classes = mix.nonzero(as_tuple=True)
     keys = Keys(rows=rows, keys=classes + 11, types=torch.ones_like(rows), weights=mix[rows, classes], size=3)
-    assert torch.allclose(same_key(keys, keys), affinity(mix, mix))
+    assert torch.allclose(same_key(keys, keys).dense(), affinity(mix, mix).dense())
     hard = F.one_hot(torch.tensor([2, 0, 2])).double()
-    assert torch.equal(affinity(hard, hard), same([2, 0, 2], [2, 0, 2]))
+    assert torch.equal(affinity(hard, hard).dense(), same([2, 0, 2], [2, 0, 2]))
 
 
 def test_the_loss_does_not_care_about_the_order_of_the_batch():
@@ -160,7 +162,7 @@ def test_the_loss_does_not_care_about_the_order_of_the_batch():
 
 def test_scores_of_a_hundred_and_minus_a_hundred_stay_finite_in_float32():
     scores = torch.tensor([[100.0, -100.0], [-100.0, 100.0]])
-    own = gradient(lambda s: losses.softmax(s, paired(2)), scores)
-    assert losses.softmax(scores, paired(2)).item() == 0
+    own = gradient(lambda s: losses.softmax(s, paired(2).dense()), scores)
+    assert losses.softmax(scores, paired(2).dense()).item() == 0
     assert own.isfinite().all()
-    assert losses.sigmoid(scores, paired(2)).isfinite()
+    assert losses.sigmoid(scores, paired(2).dense()).isfinite()

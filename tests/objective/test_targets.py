@@ -1,12 +1,15 @@
+import math
+
+import pytest
 import torch
 
-from unicl.objective.targets import paired, same_key
+from unicl.objective.targets import affinity, paired, same_key, shared_findings, yes_or_no
 from unicl.space import NO_KEY, Keys
 
 
 def test_unique_keys_give_the_diagonal():
     keys = Keys.single(torch.tensor([5, -3, 2**62]))
-    assert torch.equal(same_key(keys, keys), paired(3))
+    assert torch.equal(same_key(keys, keys).dense(), paired(3).dense())
 
 
 def test_a_mixed_batch_has_blocks_of_classes_and_a_diagonal_of_captions():
@@ -14,12 +17,12 @@ def test_a_mixed_batch_has_blocks_of_classes_and_a_diagonal_of_captions():
     keys = Keys.single(torch.tensor([8, 9, 8, 101, 102]))
     wanted = torch.eye(5)
     wanted[0, 2] = wanted[2, 0] = 1
-    assert torch.equal(same_key(keys, keys), wanted)
+    assert torch.equal(same_key(keys, keys).dense(), wanted)
 
 
 def test_rows_without_a_key_match_nothing_not_even_each_other():
     keys = Keys.single(torch.tensor([NO_KEY, NO_KEY, 3]))
-    assert same_key(keys, keys).sum() == 1
+    assert same_key(keys, keys).dense().sum() == 1
 
 
 def test_an_image_with_several_keys_matches_a_text_of_each():
@@ -30,15 +33,53 @@ def test_an_image_with_several_keys_matches_a_text_of_each():
         weights=torch.ones(3),
         size=2,
     )
-    assert same_key(images, Keys.single(torch.tensor([1, 2, 3]))).tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert same_key(images, Keys.single(torch.tensor([1, 2, 3]))).dense().tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 def test_empty_columns_give_empty_targets():
-    assert same_key(Keys.empty(0), Keys.single(torch.tensor([1]))).shape == (0, 1)
-    assert same_key(Keys.single(torch.tensor([1])), Keys.empty(2)).tolist() == [[0, 0]]
+    assert same_key(Keys.empty(0), Keys.single(torch.tensor([1]))).dense().shape == (0, 1)
+    assert same_key(Keys.single(torch.tensor([1])), Keys.empty(2)).dense().tolist() == [[0, 0]]
 
 
 def test_renaming_the_classes_changes_nothing():
     keys = torch.tensor([4, 4, 7, 1])
     renamed = torch.tensor([-9, -9, 12, 99])
-    assert torch.equal(same_key(*[Keys.single(keys)] * 2), same_key(*[Keys.single(renamed)] * 2))
+    assert torch.equal(same_key(*[Keys.single(keys)] * 2).dense(), same_key(*[Keys.single(renamed)] * 2).dense())
+
+
+def test_a_part_of_a_target_is_that_part_of_the_table():
+    keys = [Keys.single(torch.tensor(numbers)) for numbers in ([1, 2, 2, 3, 9], [2, 3, 1, 2])]
+    findings = torch.tensor([[1, 0], [0, 1], [1, 1], [1, 0]]).float()
+    for target in (same_key(*keys), shared_findings(findings, findings)):
+        table = target.dense()
+        assert torch.equal(target.part(slice(1, 3), slice(2, 4)).dense(), table[1:3, 2:4])
+        assert torch.equal(target.turned().dense(), table.T)
+        assert torch.equal(target.near(slice(2, 4)).dense(), table[2:4])
+        values = torch.randn(table.shape[1], 3)
+        assert torch.allclose(target.from_texts(values), table @ values, atol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_shared_findings_give_medclips_softmax_of_similarities(similarity):
+    # MedCLIP, section 3.3: y_ij = softmax over j of s_ij; the code takes the dot product, the paper the cosine.
+    images = torch.tensor([[1, 0, -1], [1, 1, 0], [0, 0, 0], [1, 0, -1]]).double()
+    texts = torch.tensor([[0, 1, 1], [1, 0, -1], [1, 0, -1]]).double()
+    own = shared_findings(images, texts, similarity=similarity)
+    assert len(own.kernel.images) == 3  # distinct label vectors
+    assert len(own.kernel.texts) == 2
+    table = own.dense() / own.dense().sum(1, keepdim=True)
+    for i, image in enumerate(images.tolist()):
+        scores = []
+        for text in texts.tolist():
+            dot = sum(a * b for a, b in zip(image, text))
+            size = math.sqrt(sum(a * a for a in image)) * math.sqrt(sum(b * b for b in text))
+            scores.append(dot if similarity == "dot" else dot / size if size else 0.0)
+        wanted = [math.exp(s) / sum(math.exp(t) for t in scores) for s in scores]
+        assert table[i].tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_yes_or_no_counts_a_pair_once_however_many_keys_it_shares():
+    mix = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8], [0.0, 0.0, 0.0]])
+    assert torch.equal(yes_or_no(affinity(mix, mix)).dense(), (mix @ mix.T > 0).float())
+    single = same_key(Keys.single(torch.tensor([1, 2])), Keys.single(torch.tensor([2, 2, 3])))
+    assert torch.equal(yes_or_no(single).dense(), single.dense())

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import oracles
 from unicl.errors import UserError
+from unicl.objective.peers import share
 from unicl.objective.terms import (
     ClassifySettings,
     ClassName,
@@ -48,8 +49,18 @@ def pairs(number):
     return columns(own, number, own, number)
 
 
+class Alone:
+    """A term on one process."""
+
+    def __init__(self, term):
+        self.term, self.scale = term, term.scale
+
+    def __call__(self, batch):
+        return self.term(share(batch))
+
+
 def contrast(**settings):
-    return Contrast(ContrastSettings(scale=ScaleSettings(init=7.0), **settings)).double()
+    return Alone(Contrast(ContrastSettings(scale=ScaleSettings(init=7.0), **settings)).double())
 
 
 def test_unique_keys_make_every_contrast_equal_clip():
@@ -175,7 +186,9 @@ def test_an_unknown_loss_suggests_a_near_one_and_a_file_gives_ones_own(tmp_path)
         find_loss("softmx")
     (tmp_path / "mine.py").write_text("def double(scores, target, **_):\n    return scores.sum() * 2\n")
     own = find_loss(f"{tmp_path / 'mine.py'}:double")
-    assert own(torch.ones(2, 2), None).item() == 8
+    assert own.keywords["loss"](torch.ones(2, 2), None).item() == 8
+    with pytest.raises(UserError, match="has no function 'triple'"):
+        find_loss(f"{tmp_path / 'mine.py'}:triple")
     with pytest.raises(UserError, match="no Python file"):
         find_loss("nothing.py:f")
 

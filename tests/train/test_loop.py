@@ -32,8 +32,8 @@ def poison(monkeypatch, *, steps):
 
     forward, seen = Objective.forward, []
 
-    def bad(self, columns):
-        loss, parts = forward(self, columns)
+    def bad(self, *args, **kwargs):
+        loss, parts = forward(self, *args, **kwargs)
         seen.append(1)
         return (loss * torch.nan if len(seen) - 1 in steps else loss), parts
 
@@ -119,3 +119,13 @@ def test_resuming_a_finished_run_changes_nothing(data, tmp_path):
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert train(job(data), tmp_path / "run", resume=True).step == 4
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("chunk", [5, "auto"])
+def test_a_run_in_chunks_is_the_run_at_once(chunk, data, tmp_path):
+    whole = job(data)
+    train(whole, tmp_path / "whole")
+    compute = replace(whole.recipe.compute, chunk=chunk)
+    train(replace(whole, recipe=replace(whole.recipe, compute=compute)), tmp_path / "chunks")
+    at_once, in_chunks = ([line["loss"] for line in lines(tmp_path / run)] for run in ("whole", "chunks"))
+    assert in_chunks == pytest.approx(at_once, rel=1e-4)

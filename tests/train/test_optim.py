@@ -1,9 +1,15 @@
 import math
+from copy import deepcopy
 
+import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import spawn
 
-from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate, parameter_groups
+from clip_work import clip_work, loss, net, states
+from rank_work import free_port
+from unicl.train.lowbit import halve_weights
+from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate, parameter_groups, take_step
 
 
 def model():
@@ -71,3 +77,114 @@ def test_the_average_moves_by_its_decay():
     nn.init.ones_(net.weight)
     average.update(net, step=10**6)
     assert math.isclose(average.state["weight"].item(), 0.25, rel_tol=1e-6)
+
+
+def test_without_a_bound_no_gradient_is_written_to():
+    net = model()
+    net(torch.ones(1, 4)).sum().backward()
+    versions = [p.grad._version for p in net.parameters()]
+    clip(net.parameters(), norm=None)
+    assert [p.grad._version for p in net.parameters()] == versions
+
+
+def test_the_norm_is_that_of_all_gradients_in_all_their_types():
+    net = model()
+    net.register_parameter("halved", nn.Parameter(torch.ones(3, 3, dtype=torch.bfloat16)))
+    for p in net.parameters():
+        p.grad = torch.full_like(p, 0.5)
+    count = sum(p.numel() for p in net.parameters())
+    assert math.isclose(float(clip(net.parameters(), norm=1.0)), 0.5 * count**0.5, rel_tol=1e-3)
+    assert math.isclose(float(clip(net.parameters(), norm=None)), 1.0, rel_tol=1e-2)
+
+
+def test_a_model_without_gradients_has_norm_zero():
+    assert float(clip(model().parameters(), norm=1.0)) == 0
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_norm():
+    net = model()
+    net(torch.full((1, 4), math.inf)).sum().backward()
+    assert not math.isfinite(float(clip(net.parameters(), norm=1.0)))
+
+
+def test_a_step_takes_the_rate_that_it_is_given():
+    net = model()
+    optimiser = adamw(net, OptimSettings(lr=1.0, weight_decay=0.0))
+    net(torch.ones(1, 4)).sum().backward()
+    before = net[2].weight.detach().clone()
+    take_step(optimiser, rate=1e-3, seed=0)
+    moved = (net[2].weight.detach() - before).abs().max()
+    assert math.isclose(float(moved), 1e-3, rel_tol=1e-2)
+
+
+def test_states_that_were_saved_in_one_layout_fit_weights_in_another():
+    """A fused step reads memory as it lies: without care, it would mix up the numbers of a weight."""
+
+    def convolution(layout):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(4, 8, 3).to(memory_format=layout)
+        return layer, adamw(layer, OptimSettings(lr=0.1))
+
+    def train(layer, optimiser, steps):
+        for step in steps:
+            optimiser.zero_grad(set_to_none=True)
+            images = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(step))
+            layer(images).square().sum().backward()
+            take_step(optimiser, rate=0.1, seed=step)
+
+    straight, optimiser = convolution(torch.contiguous_format)
+    train(straight, optimiser, range(2))
+    other, resumed = convolution(torch.channels_last)
+    other.load_state_dict(straight.state_dict())
+    resumed.load_state_dict(deepcopy(optimiser.state_dict()))
+    train(straight, optimiser, range(2, 5))
+    train(other, resumed, range(2, 5))
+    torch.testing.assert_close(other.weight, straight.weight)
+    assert resumed.state[other.weight]["exp_avg"].stride() == other.weight.stride()
+
+
+def test_the_average_of_halved_weights_is_exact_and_survives_being_swapped():
+    net = nn.Linear(64, 64, bias=False)
+    halve_weights(net)
+    average = Average(net, decay=0.5)
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    average.update(net, step=10**6)
+    wanted, own = average.state["weight"].clone(), net.weight.detach().clone()
+    assert wanted.dtype == torch.float32
+    for _ in range(3):
+        average.swap(net)
+        assert torch.equal(net.weight, wanted.bfloat16())
+        average.swap(net)
+        assert torch.equal(net.weight, own)
+        assert torch.equal(average.state["weight"], wanted)
+
+
+def test_the_average_can_be_saved_whatever_the_layout_of_the_weights():
+    layer = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    assert all(value.is_contiguous() for value in Average(layer, decay=0.9).state.values())
+
+
+def in_shards(folder, *, kinds):
+    spawn(clip_work, args=(str(folder), free_port(), kinds), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_gradients_in_shards_have_the_norm_of_the_whole_and_are_clipped_alike(tmp_path):
+    alone = net()
+    loss(alone).backward()
+    norm = torch.stack([p.grad.square().sum() for p in alone.parameters()]).sum().sqrt()
+    for found in in_shards(tmp_path, kinds=()):
+        torch.testing.assert_close(found["norm"], norm)
+        torch.testing.assert_close(found["after"], torch.tensor(0.5))
+        for name, parameter in alone.named_parameters():
+            torch.testing.assert_close(found["grads"][name], parameter.grad * 0.5 / norm, msg=name)
+
+
+@pytest.mark.slow
+def test_states_in_fewer_bits_work_in_shards(tmp_path):
+    first, second = (found["states"] for found in in_shards(tmp_path, kinds=("bf16", "int8")))
+    for kind in ("bf16", "int8"):
+        for name, value in states(net(), kind).items():
+            torch.testing.assert_close(first[kind][name], value, atol=5e-3, rtol=1e-2, msg=f"{kind} {name}")
+            assert torch.equal(first[kind][name], second[kind][name])

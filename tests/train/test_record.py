@@ -63,7 +63,7 @@ def test_a_full_disk_loses_nothing_and_says_so(parts, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr("unicl.train.state.save", full)
     with pytest.raises(UserError, match=r"cannot save step 2.*No space left.*step-00000001.*--resume") as caught:
         record.save(*parts, progress=Progress(step=2), average=None)
     assert caught.value.code == 1

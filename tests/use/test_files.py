@@ -7,7 +7,7 @@ import pytest
 
 from unicl.data.sources import read_bytes
 from unicl.errors import UserError
-from unicl.space import Slice
+from unicl.space import RemoteTar, Slice, Streamed
 from unicl.use.files import Picture, is_picture, pictures, printable, stamp
 
 
@@ -90,6 +90,8 @@ def test_the_stamp_changes_with_the_picture(photos):
     assert stamp(path) != first
     assert stamp(b"a") != stamp(b"b")
     assert stamp(photos / "gone.jpg") == ""
+    tar = RemoteTar("https://x/0.tar", photos / "0.tar", 99)
+    assert stamp(Streamed(tar, 0, 10)) == stamp(Streamed(tar, 0, 10)) != stamp(Streamed(tar, 10, 10))
 
 
 def test_names_that_are_not_utf8_can_still_be_written():

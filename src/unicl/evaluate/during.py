@@ -15,7 +15,8 @@ from unicl.evaluate.retrieval import pair_captions
 from unicl.evaluate.zeroshot import Truth
 from unicl.model import TwoTowers
 from unicl.space import Sample
-from unicl.train.ranks import Ranks, gather
+from unicl.train.ranks import Ranks
+from unicl.train.watch import together
 
 
 def evaluator(sources: Sequence[Source], *, prompts: str, ranks: Ranks) -> Callable[[TwoTowers], dict[str, float]]:
@@ -31,9 +32,12 @@ def evaluator(sources: Sequence[Source], *, prompts: str, ranks: Ranks) -> Calla
 
     def evaluate(model: TwoTowers) -> dict[str, float]:
         share = range(len(samples) * ranks.rank // ranks.size, len(samples) * (ranks.rank + 1) // ranks.size)
-        read = [(k, pixels) for k in share if (pixels := _pixels(samples[k], model)) is not None]
-        rows = gather(torch.tensor([k for k, _ in read], dtype=torch.int64, device=ranks.device), ranks=ranks)
-        images = gather(_embedded([p for _, p in read], model).to(ranks.device), ranks=ranks)
+        with together(ranks=ranks, doing="evaluating"):
+            read = [(k, pixels) for k in share if (pixels := _pixels(samples[k], model)) is not None]
+            own = torch.tensor([k for k, _ in read], dtype=torch.int64, device=ranks.device)
+            embedded = _embedded([pixels for _, pixels in read], model).to(ranks.device)
+        sizes = ranks.sizes(len(read))
+        rows, images = (ranks.gather(each, sizes=sizes) for each in (own, embedded))
         return _numbers(model, [samples[k] for k in rows.tolist()], images, prompts=prompts)
 
     return evaluate

@@ -5,8 +5,9 @@ Each has settings (frozen, plain data, saved with the model) and a module; a new
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,17 @@ from torch.nn import functional as F
 
 from unicl.config import python_file
 from unicl.errors import UserError, suggest
-from unicl.objective import losses
-from unicl.objective.targets import same_key
-from unicl.similarity import Scale, ScaleSettings, cosine
-from unicl.space import Columns, Keys, TextType, prefix
+from unicl.objective import blockwise, tiled
+from unicl.objective.blockwise import Side
+from unicl.objective.peers import ALONE, Peers, Shared, share, sizes_of, total
+from unicl.objective.plan import Tiling
+from unicl.objective.targets import Incidence, Target, same_key, yes_or_no
+from unicl.similarity import Scale, ScaleSettings, find_similarity
+from unicl.space import Columns, Embedding, Keys, TextType
 
-Loss = Callable[..., Tensor]
+Compare = Callable[..., Tensor]
+LOSSES: Final = ("softmax", "sigmoid")
+"""The functions of `unicl.objective.losses` for images and texts, each with a blockwise and a tiled form."""
 Texts = Literal["all", "captions", "classes"]
 
 
@@ -29,6 +35,7 @@ class ContrastSettings:
 
     * ``texts``: which text rows it compares; images that are known not to belong to it stay out.
     * ``dims``: how many leading dimensions it reads (None: all).
+    * ``similarity``: the name of a function in `unicl.similarity`, or ``file.py:function`` with the same arguments.
     * ``loss``: the name of a function in `unicl.objective.losses`, or ``file.py:function`` with the same arguments.
     * ``class_share``: with both types of text in one softmax, the share of an image's mass that its class texts get.
     * ``count_classes``: whether a class text weighs as many rows as show it (UniCL), or one (typed rows).
@@ -39,6 +46,7 @@ class ContrastSettings:
     weight: float = 1.0
     texts: Texts = "all"
     dims: int | None = None
+    similarity: str = "cosine"
     loss: str = "softmax"
     image_weight: float = 0.5
     smoothing: float = 0.0
@@ -86,28 +94,43 @@ class Contrast(nn.Module):
         self.settings = settings
         self.scale = Scale(settings.scale)
 
-    def forward(self, columns: Columns) -> Tensor:
+    def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
         """A scalar; zero (with a graph) if no image and text of the batch belong to this term."""
-        texts = columns.texts
-        if texts is None:
-            raise UserError(f"the term {self.settings.name!r} compares texts, but the model has no text tower")
-        image_rows, text_rows = self._taking(columns)
-        images_ID = prefix(columns.images.whole[image_rows], self.settings.dims)
-        texts_TD = prefix(texts.whole[text_rows], self.settings.dims)
-        if 0 in (len(images_ID), len(texts_TD)):
-            return nothing(columns)
-        text_keys = columns.text_keys.select(text_rows)
-        return find_loss(self.settings.loss)(
-            self.scale(cosine(images_ID, texts_TD)),
-            same_key(self._shared(columns.image_keys.select(image_rows)), text_keys),
-            counts=self._counts(text_keys, columns.text_counts[text_rows]),
-            image_weight=self.settings.image_weight,
-            smoothing=self.settings.smoothing,
+        settings = self.settings
+        if shared.columns.texts is None:
+            raise UserError(f"the term {settings.name!r} compares texts, but the model has no text tower")
+        image_rows, text_rows = self._taking(shared)
+        if not (image_rows.any() and text_rows.any()):
+            return nothing(shared.columns)
+        text_keys = shared.text_keys.select(text_rows)
+        images, texts = self._sides(shared, image_rows, text_rows, keys=text_keys)
+        return find_loss(settings.loss, similarity=settings.similarity)(
+            images,
+            texts,
+            target=same_key(self._weighted(shared.image_keys.select(image_rows)), text_keys),
+            scale=self.scale(),
+            bias=self.scale.bias,
+            image_weight=settings.image_weight,
+            smoothing=settings.smoothing,
+            peers=shared.peers,
+            tiling=tiling,
         )
 
-    def _taking(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        image_caption, image_class = (columns.image_keys.having(type) for type in TextType)
-        text_caption, text_class = (columns.text_keys.having(type) for type in TextType)
+    def _sides(self, shared: Shared, image_rows: Tensor, text_rows: Tensor, *, keys: Keys) -> tuple[Side, Side]:
+        columns = shared.columns
+        assert columns.texts is not None
+        images = columns.images.select(image_rows[shared.own_images], dims=self.settings.dims)
+        texts = columns.texts.select(text_rows[shared.own_texts], dims=self.settings.dims)
+        counts = self._counts(keys, shared.text_counts[text_rows])
+        ones = torch.ones_like(shared.text_counts[:1]).expand(int(image_rows.sum()))
+        return (
+            Side(embedding=images, counts=ones.to(images.whole), sizes=sizes_of(image_rows, sizes=shared.image_sizes)),
+            Side(embedding=texts, counts=counts.to(texts.whole), sizes=sizes_of(text_rows, sizes=shared.text_sizes)),
+        )
+
+    def _taking(self, shared: Shared) -> tuple[Tensor, Tensor]:
+        image_caption, image_class = (shared.image_keys.having(type) for type in TextType)
+        text_caption, text_class = (shared.text_keys.having(type) for type in TextType)
         match self.settings.texts:
             case "captions":  # an image without any key is a fair negative; one with only a label was not captioned
                 return image_caption | ~image_class, text_caption
@@ -116,7 +139,7 @@ class Contrast(nn.Module):
             case _:
                 return torch.ones_like(image_class), torch.ones_like(text_class)
 
-    def _shared(self, keys: Keys) -> Keys:
+    def _weighted(self, keys: Keys) -> Keys:
         share = self.settings.class_share
         if share is None:
             return keys
@@ -140,20 +163,29 @@ class Views(nn.Module):
         self.settings = settings
         self.scale = Scale(settings.scale)
 
-    def forward(self, columns: Columns) -> Tensor:
+    def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
         """A scalar; needs a second view of the images."""
-        if columns.views is None:
+        columns = shared.columns
+        # A process without images has no views of them either.
+        views = columns.views if columns.image_keys.size else columns.images
+        if views is None:
             raise UserError("the term 'views' needs two views of each image; set views=2 in the recipe")
-        if not columns.image_keys.size:
+        if not shared.image_keys.size:
             return nothing(columns)
-        stacked_ND = torch.cat([columns.images.whole, columns.views.whole])
-        target_II = self._target(columns.image_keys)
-        return losses.views(self.scale(cosine(stacked_ND, stacked_ND)), target_II.repeat(2, 2))
-
-    def _target(self, keys: Keys) -> Tensor:
-        # Two views of one image belong together whether or not its class is known.
-        own = torch.eye(keys.size, device=keys.weights.device)
-        return ((same_key(keys, keys) > 0) | (own > 0)).to(keys.weights)
+        stacked_ND = torch.cat([columns.images.whole, views.whole])
+        sizes = tuple(2 * size for size in shared.image_sizes)
+        side = Side(
+            embedding=Embedding(whole=stacked_ND, features=stacked_ND[:, :0]),
+            counts=stacked_ND.new_ones(sum(sizes)),
+            sizes=sizes,
+        )
+        return blockwise.views(
+            side,
+            target=_same_image_or_key(shared.image_keys, sizes=shared.image_sizes),
+            scale=self.scale(),
+            peers=shared.peers,
+            tiling=tiling,
+        )
 
 
 class Classify(nn.Module):
@@ -172,14 +204,19 @@ class Classify(nn.Module):
         self.register_buffer("class_keys", keys.sort().values)
         self.order = tuple(keys.argsort().tolist())
 
-    def forward(self, columns: Columns) -> Tensor:
+    def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
         """Cross-entropy over the images that have a label, with shared or mixed labels as soft targets."""
-        labelled = columns.image_keys.having(TextType.CLASS)
-        if not labelled.any():
+        del tiling
+        columns = shared.columns
+        everyone = int(shared.image_keys.having(TextType.CLASS).sum())
+        if not everyone:
             return nothing(columns)
+        labelled = columns.image_keys.having(TextType.CLASS)
         target_IC = self._target(columns.image_keys.only(TextType.CLASS).select(labelled))
         logits_IC = self.head(columns.images.features[labelled].to(self.head.weight.dtype))
-        return F.cross_entropy(logits_IC, target_IC.to(logits_IC), label_smoothing=self.settings.smoothing)
+        smoothing = self.settings.smoothing
+        own = F.cross_entropy(logits_IC, target_IC.to(logits_IC), label_smoothing=smoothing, reduction="sum")
+        return total(own / everyone, peers=shared.peers)
 
     def _target(self, keys: Keys) -> Tensor:
         place = torch.searchsorted(self.class_keys, keys.keys).clamp(max=len(self.class_keys) - 1)
@@ -205,11 +242,18 @@ class Objective(nn.Module):
         self.settings = tuple(settings)
         self.terms = nn.ModuleDict({s.name: _build(s, features=features, classes=classes) for s in settings})
 
-    def forward(self, columns: Columns) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to go down, and each term's own value by name."""
-        parts = {s.name: self.terms[s.name](columns) for s in self.settings}
-        total = torch.stack([s.weight * parts[s.name] for s in self.settings]).sum()
-        return total, {name: part.detach() for name, part in parts.items()}
+    def forward(
+        self, columns: Columns, *, peers: Peers = ALONE, tiling: Tiling = Tiling()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to go down, and each term's own value by name: of the rows of all processes, equal on all.
+
+        ``columns`` are this process's rows. Their gradient, and that of the terms' own parameters, is that of the
+        loss times the number of processes, so that the mean over the processes of a parameter's gradients is exact.
+        """
+        shared = share(columns, peers=peers)
+        parts = {s.name: self.terms[s.name](shared, tiling) for s in self.settings}
+        together = torch.stack([s.weight * parts[s.name] for s in self.settings]).sum()
+        return together, {name: part.detach() for name, part in parts.items()}
 
     @property
     def reads_features(self) -> bool:
@@ -226,21 +270,45 @@ class Objective(nn.Module):
         return {name: term.scale for name, term in self.terms.items() if isinstance(term, Contrast | Views)}
 
 
-def find_loss(name: str) -> Loss:
-    """A loss by its name in `unicl.objective.losses`, or by ``file.py:function``."""
+def find_loss(name: str, *, similarity: str = "cosine") -> Compare:
+    """A loss by its name in `unicl.objective.losses`, or by ``file.py:function``, of scores that a similarity makes.
+
+    What the library knows runs blockwise; a loss from a file is given all scores of the batch at once.
+    """
     path, colon, function = name.rpartition(":")
-    known = [n for n in vars(losses) if not n.startswith("_") and callable(getattr(losses, n))]
-    home = python_file(Path(path)) if colon else losses
-    loss: Loss | None = getattr(home, function, None)
-    if loss is None:
-        raise UserError(f"unknown loss {name!r}{suggest(name, known)}; give softmax, sigmoid or file.py:function")
-    return loss
+    if colon:
+        own = getattr(python_file(Path(path)), function, None)
+        if own is None:
+            raise UserError(f"{path} has no function {function!r}, which was to be the loss")
+        return partial(tiled.dense, loss=own, score=find_similarity(similarity))
+    home = blockwise if similarity == "cosine" else tiled
+    if name not in LOSSES:
+        raise UserError(f"unknown loss {name!r}{suggest(name, LOSSES)}; give {', '.join(LOSSES)} or file.py:function")
+    loss: Compare = getattr(home, name)
+    return loss if similarity == "cosine" else partial(loss, score=find_similarity(similarity))
 
 
 def nothing(columns: Columns) -> Tensor:
     """A zero that still has a graph, so that every rank and every step takes the same path."""
     total = columns.images.whole.sum() * 0
     return total if columns.texts is None else total + columns.texts.whole.sum() * 0
+
+
+def _same_image_or_key(keys: Keys, *, sizes: Sequence[int]) -> Target:
+    """Both views of an image belong together, and images that share a class; views lie process by process."""
+    known, groups = torch.unique(keys.keys, return_inverse=True)
+    bare = torch.ones(keys.size, dtype=torch.bool, device=groups.device)
+    bare[keys.rows] = False
+    alone = bare.nonzero()[:, 0]
+    rows, groups = torch.cat([keys.rows, alone]), torch.cat([groups, len(known) + torch.arange(len(alone)).to(alone)])
+    starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].to(rows)
+    lengths = torch.tensor(list(sizes)).to(rows)
+    process = torch.repeat_interleave(torch.arange(len(lengths)).to(rows), lengths)[rows]
+    first = rows + starts[process]
+    both = torch.cat([first, first + lengths[process]])
+    weights = torch.ones(len(both), dtype=keys.weights.dtype, device=rows.device)
+    side = Incidence(rows=both, groups=groups.repeat(2), weights=weights, size=2 * keys.size)
+    return yes_or_no(Target(images=side, texts=side, groups=len(known) + len(alone)))
 
 
 def _build(settings: TermSettings, *, features: int, classes: Sequence[ClassName]) -> Term:

@@ -66,8 +66,23 @@ class ImageTower(nn.Module):
         self.register_buffer("std", torch.ones(3, 1, 1))
         shown = self.backbone.pretrained_cfg
         self.set_normalisation(mean=shown["mean"], std=shown["std"])
+        self.channels_last: bool = self.convolutional
         self.locked = False
         self.lock(settings.locked)
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the backbone convolves more than patches."""
+        return sum(isinstance(module, nn.Conv2d) for module in self.backbone.modules()) > 1
+
+    def lay_out(self, channels_last: bool, *, weights: bool = True) -> None:
+        """Keep the channels of pixels, and of ``weights``, innermost or outermost: the same numbers at another speed.
+
+        Backbones that do not convolve stay as they are.
+        """
+        self.channels_last = channels_last and self.convolutional
+        inner = self.channels_last and weights
+        self.backbone.to(memory_format=torch.channels_last if inner else torch.contiguous_format)
 
     def set_normalisation(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """How pixels are normalised, for values from 0 to 1: ``(x - mean) / std`` a channel; kept with the weights."""
@@ -96,6 +111,8 @@ class ImageTower(nn.Module):
             return self.mean.new_zeros(0, self.feature_width)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
             pixels = images.to(self.mean.dtype)
+            if self.channels_last:
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
             scaled = (pixels - 255 * self.mean) / (255 * self.std)
             features: Tensor = self.pool(self.backbone(scaled))
         return features

@@ -1,7 +1,8 @@
 """A transformers model as a text tower: tokens to embeddings."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -12,6 +13,7 @@ from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from unicl.errors import UserError, suggest
 from unicl.space import Embedding
 from unicl.towers.heads import HeadKind, Pool, embed, make_head, places_of, pool_tokens
+from unicl.towers.kept import KeptTexts, state_of
 from unicl.towers.last import clip_text_at
 from unicl.towers.weights import hub, package
 from unicl.towers.weights.load import load_text_weights
@@ -19,10 +21,12 @@ from unicl.towers.weights.load import load_text_weights
 NAMES: Final = ("clip", "bert", "package:minilm")
 OWN_NAMES: Final = ("clip", "bert")
 """Models that are made from the settings alone."""
-GROUPS: Final = 4
+GROUPS: Final = 8
 LEAST_ROWS: Final = 32
 WORTH: Final = 0.8
-"""Texts are read in `GROUPS` by length if there are `LEAST_ROWS` of them and it leaves less than this of the work."""
+LEAST_SAVED: Final = 0.02
+"""From `LEAST_ROWS` texts on, they are read in at most `GROUPS` by length, if that leaves less than `WORTH` of the
+work; a further group has to save `LEAST_SAVED` of what is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,9 @@ class TextSettings:
 class TextTower(nn.Module):
     """A transformers model and a head; ``width`` is the embedding's. Weights are random: see `build_text_tower`.
 
+    While its head is trained, a locked transformer reads each distinct text once (`keeps`). All processes must agree
+    on the texts where reading one is work of them all, as with sharded weights: there, set ``keeps`` to False.
+
     Raises `UserError` if there is no such model or it does not fit the settings.
     """
 
@@ -72,12 +79,15 @@ class TextTower(nn.Module):
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
         if settings.checkpointing:
             _save_memory(self.backbone)
+        self.kept: Final = KeptTexts()
+        self.keeps = True
         self.locked = False
         self.lock(settings.locked)
 
     def lock(self, locked: bool) -> None:
         """Stop the transformer's learning, or let it learn again."""
         self.locked = locked
+        self.kept.clear()
         self.backbone.requires_grad_(not locked)
         self.train(self.training)
 
@@ -92,9 +102,29 @@ class TextTower(nn.Module):
         if len(tokens) == 0:
             return torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
-            order, groups = _length_groups(mask)
-            parts = [self._read(tokens[rows, :length], mask[rows, :length]) for rows, length in groups]
-            return torch.cat(parts)[order.argsort()] if len(parts) > 1 else parts[0]
+            if not (self.locked and self.keeps and self.training):
+                return self._grouped(tokens, mask)
+
+            def read(rows: Sequence[int]) -> list[Tensor]:
+                return self._each(tokens[rows], mask[rows])
+
+            return self.kept.features(tokens, mask, mark=self._mark(tokens.device), read=read)
+
+    def _grouped(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        order, groups = _length_groups(mask)
+        parts = [self._read(tokens[rows, :length], mask[rows, :length]) for rows, length in groups]
+        return torch.cat(parts)[order.argsort()] if len(parts) > 1 else parts[0]
+
+    def _each(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
+        if tokens.device.type != "cpu":
+            return [row.clone() for row in self._grouped(tokens, mask)]
+        # One by one, a text's numbers do not depend on what it was read with, and a resumed run reads the same ones.
+        lengths = mask.sum(1).clamp(min=1).tolist()
+        return [self._read(tokens[k : k + 1, :n], mask[k : k + 1, :n])[0] for k, n in enumerate(lengths)]
+
+    def _mark(self, device: torch.device) -> Hashable:
+        halved = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        return halved, state_of(self.backbone)
 
     def _read(self, tokens: Tensor, mask: Tensor) -> Tensor:
         if self.causal and (self.pool == "eos" or self.pool == "last"):
@@ -266,16 +296,33 @@ def _backbone(config: Any) -> Any:
 def _length_groups(mask: Tensor) -> tuple[Tensor, list[tuple[Tensor | slice, int]]]:
     """Rows by length, and the groups of them that are read together, each with its length.
 
-    One long text makes all others of a batch as long; four groups of like length give the same numbers with less work.
+    One long text makes all others of a batch as long; groups of like length give the same numbers with less work.
     """
     rows, longest = mask.shape
     lengths = mask.sum(1).cpu()
     order = lengths.argsort(stable=True)
-    groups = [(part, int(lengths[part[-1]])) for part in order.tensor_split(GROUPS) if len(part)]
-    work = sum(len(part) * length for part, length in groups)
-    if rows < LEAST_ROWS or work > WORTH * rows * longest:
+    bounds = _bounds(lengths[order]) if rows >= LEAST_ROWS else [0, rows]
+    groups = [(order[a:b], max(int(lengths[order[b - 1]]), 1)) for a, b in pairwise(bounds)]
+    if rows < LEAST_ROWS or sum(len(part) * length for part, length in groups) > WORTH * rows * longest:
         return order, [(slice(None), longest)]
-    return order.to(mask.device), [(part.to(mask.device), max(length, 1)) for part, length in groups]
+    return order.to(mask.device), [(part.to(mask.device), length) for part, length in groups]
+
+
+def _bounds(lengths: Tensor) -> list[int]:
+    """Where to cut rows of rising length, cut by cut where it saves the most tokens."""
+    bounds, work = [0, len(lengths)], len(lengths) * int(lengths[-1])
+    while len(bounds) <= GROUPS:
+        saved, place = max(_best_cut(lengths, a, b) for a, b in pairwise(bounds))
+        if saved < max(LEAST_SAVED * work, 1):
+            break
+        bounds, work = sorted([*bounds, place]), work - saved
+    return bounds
+
+
+def _best_cut(lengths: Tensor, first: int, end: int) -> tuple[int, int]:
+    """The tokens that one cut of a group saves at most, and its place."""
+    saved = torch.arange(1, end - first) * (lengths[end - 1] - lengths[first : end - 1])
+    return (int(saved.max()), first + 1 + int(saved.argmax())) if len(saved) else (0, first)
 
 
 def _save_memory(model: Any) -> None:

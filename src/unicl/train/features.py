@@ -17,6 +17,7 @@ from unicl.errors import BadImage, UserError
 from unicl.model import TwoTowers
 from unicl.space import Sample
 from unicl.train.ranks import Ranks
+from unicl.train.watch import together
 
 
 def cached_features(sources: Sequence[Source], model: TwoTowers, path: Path, *, ranks: Ranks) -> Tensor:
@@ -27,12 +28,12 @@ def cached_features(sources: Sequence[Source], model: TwoTowers, path: Path, *, 
     samples = [sample for source in sources for sample in source.samples]
     names = "\n".join(f"{source.name}/{sample.id}" for source in sources for sample in source.samples)
     fingerprint = blake2b(names.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    if ranks.first and not path.is_file():
-        made = _make(samples, model)
-        part = path.with_name(path.name + ".part")
-        save_file({"features": made}, part, metadata={"samples": fingerprint})
-        part.rename(path)
-    ranks.wait()
+    with together(ranks=ranks, doing="making features"):
+        if ranks.first and not path.is_file():
+            made = _make(samples, model)
+            part = path.with_name(path.name + ".part")
+            save_file({"features": made}, part, metadata={"samples": fingerprint})
+            part.rename(path)
     with safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("samples") != fingerprint:
             raise UserError(f"the features in {path} are of other data; delete the file, or choose another --out")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -16,10 +17,17 @@ from unicl.errors import UserError
 from unicl.model import TwoTowers
 from unicl.space import Batch
 from unicl.train.board import Board
-from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate
+from unicl.train.cached import cached_step
+from unicl.train.chunk import Chunking, find_chunk
+from unicl.train.compute import ComputeSettings
+from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate, take_step
+from unicl.train.parallel import Parallel, share_buffers
+from unicl.train.prepare import prepare
+from unicl.train.profile import Profile, Unwatched
 from unicl.train.ranks import Ranks, gather_objects
 from unicl.train.record import Progress, Record
 from unicl.train.step import Precision, StepResult, plain_step
+from unicl.train.watch import agree, guard
 
 Evaluate = Callable[[TwoTowers], dict[str, float]]
 """Numbers of a model by name, larger is better but for ranks; called on all ranks at once and equal on all."""
@@ -72,20 +80,26 @@ def fit(
     optim: OptimSettings,
     out: Path,
     ranks: Ranks,
+    compute: ComputeSettings = ComputeSettings(),
     evaluate: Evaluate | None = None,
     resume: bool = False,
     quiet: bool = False,
+    profile: bool = False,
 ) -> Outcome:
     """Train to the end of the run and leave a whole checkpoint; raises `UserError` if it cannot go on.
 
-    A run that was killed and resumed gives bit for bit the run that never stopped (on one kind of CPU): every draw
-    of data and of dropout is a function of the seed and the step, so that a checkpoint needs no generator state.
+    A run that was killed and resumed gives bit for bit the run that never stopped (on one kind of CPU, with as many
+    processes): every draw of data and of dropout is a function of the seed and the step, so that a checkpoint needs
+    no generator state. What ends one process ends all; see `unicl.train.watch`.
     """
-    run = _Run(model, stream, settings, optim=optim, out=out, ranks=ranks, evaluate=evaluate)
-    if resume:
-        run.resume()
-    with _interrupts() as asked, run.board(quiet=quiet) as board:
-        return run.go(board, asked)
+    run = _Run(model, stream, settings, optim=optim, out=out, ranks=ranks, compute=compute, evaluate=evaluate)
+    with guard(ranks=ranks, where=run.where), closing(run.parallel):
+        if resume:
+            run.resume()
+        if profile:
+            run.profile()
+        with _interrupts() as asked, run.board(quiet=quiet) as board:
+            return run.go(board, asked)
 
 
 class _Run:
@@ -100,23 +114,40 @@ class _Run:
         optim: OptimSettings,
         out: Path,
         ranks: Ranks,
+        compute: ComputeSettings,
         evaluate: Evaluate | None,
     ) -> None:
         self.model = model.to(ranks.device).train()
         self.stream, self.settings, self.optim, self.ranks, self.evaluate = stream, settings, optim, ranks, evaluate
+        self.compute = compute
+        self.notes = prepare(model, compute, optim=optim, precision=settings.precision)
+        self.watch: Profile | Unwatched = Unwatched()
         self.record = Record(out=out, keep=settings.keep)
+        self.parallel = Parallel(model, ranks=ranks, parallel=compute.parallel)
         self.optimiser = adamw(model, optim)
         self.average = None if settings.average is None else Average(model, decay=settings.average)
         self.steps = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
         self.progress = Progress()
         self.saved = -1
+        self.chunking: Chunking | None = None
+        self.say: Callable[[str], None] = print
 
     def resume(self) -> None:
-        self.progress = self.record.load(self.model, self.optimiser, average=self.average)
+        self.progress = self.record.load(self.model, self.optimiser, average=self.average, ranks=self.ranks)
         self.saved = self.progress.step
         self.ranks.wait()
         if self.ranks.first:
             self.record.rewind(self.progress.step)
+
+    def profile(self) -> None:
+        self.watch = Profile(
+            self.model,
+            self.record.out / "profile",
+            steps=self.steps - self.progress.step,
+            batch=self.stream.settings.batch,
+            precision=self.settings.precision,
+            ranks=self.ranks,
+        )
 
     def board(self, *, quiet: bool) -> Board:
         track, first = self.settings.track, self.ranks.first
@@ -124,29 +155,58 @@ class _Run:
             self.steps, start=self.progress.step, visible=first and not quiet, out=self.record.out, trackers=track
         )
 
+    def where(self) -> str:
+        """The end of a message about what stopped the run."""
+        last = self.record.last()
+        kept = "there is no checkpoint yet" if last is None else f"go on from {last} with --resume"
+        return f"at step {self.progress.step} ({kept})"
+
     def go(self, board: Board, asked: list[int]) -> Outcome:
-        end, waiting = self.steps, time.monotonic()
-        with closing(self.stream.batches(self.progress.step, stop=end)) as batches:
-            for batch in batches:
+        self.say = board.say
+        for note in self.notes:
+            self.say(note)
+        source = self.stream.batches(self.progress.step, stop=self.steps)
+        with closing(self.watch.read(source, console=board.bar.console)) as batches:
+            while self.progress.step < self.steps:
                 began = time.monotonic()
-                self.step(batch, board, waited=began - waiting)
-                if self.ranks.any(bool(asked)):
+                batch = self.take(batches, asked)
+                if batch is None:
                     self.save()
                     board.say(f"stopped at step {self.progress.step}; go on with --resume")
                     return self.outcome(code=128 + (asked or [signal.SIGINT])[0])
-                if self.look(board):
+                self.step(batch, board, waited=time.monotonic() - began)
+                if self.look(board, asked):
                     break
-                waiting = time.monotonic()
         self.save()
         return self.outcome()
+
+    def take(self, batches: Iterator[Batch], asked: list[int]) -> Batch | None:
+        """The next batch, or None if any process was asked to stop; raises `UserError` on all if one has no batch."""
+        batch: Batch | None = None
+        failure: Exception | None = None
+        try:
+            batch = next(batches)
+        except StopIteration:
+            failure = UserError("there is no data left, though the run is not over", code=1)
+        except Exception as error:
+            if self.ranks.size == 1:
+                raise
+            failure = error
+        status = self.ranks.most(2 if batch is None else int(bool(asked)))
+        if status == 2:
+            agree(failure, ranks=self.ranks, doing=f"reading step {self.progress.step}")
+        return None if status == 1 else batch
 
     def step(self, batch: Batch, board: Board, *, waited: float) -> None:
         began, step = time.monotonic(), self.progress.step
         rate = learning_rate(step, steps=self.steps, settings=self.optim)
-        result = self.gradient(batch, step)
-        norm = clip(self.model.parameters(), norm=self.optim.clip)
+        self.watch.rehearse(lambda: self.gradient(batch, step))
+        with self.watch.part("backward"):
+            result = self.gradient(batch, step)
+            norm = clip(self.model.parameters(), norm=self.optim.clip)
         if math.isfinite(float(result.loss)) and math.isfinite(float(norm)):
-            self.update(rate)
+            with self.watch.part("optimiser"):
+                self.update(rate)
         else:
             self.skip(batch, result, float(norm), board)
         self.progress.step += 1
@@ -157,12 +217,35 @@ class _Run:
         # All that is random in the towers depends on this alone, so that a checkpoint needs no generator state.
         torch.manual_seed((self.settings.seed * 1_000_003 + step) * 1009 + self.ranks.rank)
         self.optimiser.zero_grad(set_to_none=True)
-        return plain_step(self.model, batch.to(self.ranks.device), ranks=self.ranks, precision=self.settings.precision)
+        batch = batch.to(self.ranks.device)
+        chunk, take = self.chunk(batch), plain_step
+        if chunk is not None:
+            take = partial(cached_step, chunk=chunk)
+        result = take(
+            self.model,
+            batch,
+            ranks=self.ranks,
+            precision=self.settings.precision,
+            compute=self.compute,
+            sync=self.parallel.sync,
+        )
+        self.parallel.finish()
+        return result
+
+    def chunk(self, batch: Batch) -> int | None:
+        """How many rows go through a tower at once; None is all of them."""
+        if self.compute.chunk != "auto":
+            return self.compute.chunk
+        if self.chunking is None:
+            precision, sync = self.settings.precision, self.parallel.sync
+            self.chunking = find_chunk(
+                self.model, batch, ranks=self.ranks, precision=precision, compute=self.compute, sync=sync
+            )
+            self.say(f"--chunk auto: {self.chunking}")
+        return self.chunking.chunk
 
     def update(self, rate: float) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
+        take_step(self.optimiser, rate=rate, seed=self.settings.seed * 1_000_003 + self.progress.step)
         self.model.objective.clamp()
         if self.average is not None:
             self.average.update(self.model, step=self.progress.step)
@@ -201,11 +284,13 @@ class _Run:
             numbers = {**shown, **terms, "lr": rate, "norm": norm}
             self.record.log({"step": self.progress.step, **numbers, "bad samples": len(self.stream.quarantine)})
 
-    def look(self, board: Board) -> bool:
+    def look(self, board: Board, asked: list[int]) -> bool:
         """Evaluate and save where it is time; returns whether patience has run out."""
         every, step = self.settings.eval_every, self.progress.step
         ended = False
-        if self.evaluate is not None and ((every and step % every == 0) or step == self.steps):
+        due = (every and step % every == 0) or step == self.steps
+        # Who wants to stop does not want to wait for an evaluation, unless it is the last one.
+        if self.evaluate is not None and due and (step == self.steps or not self.ranks.any(bool(asked))):
             ended = self.judge(self.evaluate, board)
         if self.settings.save_every and step % self.settings.save_every == 0:
             self.save()
@@ -240,20 +325,21 @@ class _Run:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """The model as it will be used: with the moving average in place of its weights, if there is one."""
+        """The model as it will be used: whole, equal on all ranks, and with the moving average if there is one."""
         if self.average is not None:
             self.average.swap(self.model)
         try:
-            yield
+            share_buffers(self.model, ranks=self.ranks)
+            with self.parallel.whole():
+                yield
         finally:
             if self.average is not None:
                 self.average.swap(self.model)
 
     def save(self) -> None:
-        if self.saved != self.progress.step and self.ranks.first:
-            self.record.save(self.model, self.optimiser, progress=self.progress, average=self.average)
+        if self.saved != self.progress.step:
+            self.record.save(self.model, self.optimiser, progress=self.progress, average=self.average, ranks=self.ranks)
         self.saved = self.progress.step
-        self.ranks.wait()
 
     def outcome(self, *, code: int = 0) -> Outcome:
         return Outcome(step=self.progress.step, steps=self.steps, code=code, metrics=self.progress.metrics)

@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from unicl.train.lowbit import States, Weights, keep_types_and_layouts, lowbit_adamw, without_compiling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +18,8 @@ class OptimSettings:
     """AdamW with linear warm-up and a cosine to ``lr * final``; CLIP's values (tables 18 to 20) but for the warm-up.
 
     ``warmup`` counts steps, or is a share of all steps if below 1. ``clip`` bounds the norm of the gradient.
+    ``states``: the type in which AdamW keeps its two moments; ``weights``: the type of the towers' matrices, where
+    "bf16" needs the precision "bf16" and rounds by draws. Both save memory and change the numbers.
     """
 
     lr: float = 5e-4
@@ -24,6 +30,8 @@ class OptimSettings:
     warmup: float = 0.1
     final: float = 0.0
     clip: float | None = 1.0
+    states: States = "fp32"
+    weights: Weights = "fp32"
 
 
 def learning_rate(step: int, *, steps: int, settings: OptimSettings) -> float:
@@ -36,25 +44,77 @@ def learning_rate(step: int, *, steps: int, settings: OptimSettings) -> float:
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices decay; gains, biases and scales (fewer than two dimensions) do not (CLIP, section 2.5)."""
+    """Two groups: matrices decay; gains, biases and scales (fewer than two dimensions) do not (CLIP, section 2.5).
+
+    Parameters that are shards are in two more groups, since a fused step does not mix them with others.
+    """
     learning = [p for p in model.parameters() if p.requires_grad]
+    kinds = dict.fromkeys(isinstance(p, DTensor) for p in learning)
     return [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in learning if (p.ndim >= 2, isinstance(p, DTensor)) == (decays, sharded)]}
+        | {"weight_decay": weight_decay if decays else 0.0}
+        for sharded in kinds
+        for decays in (True, False)
     ]
 
 
-def adamw(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
-    """The optimiser of a model, fused where the device has that kernel."""
+def adamw(model: nn.Module, settings: OptimSettings) -> Optimizer:
+    """The optimiser of a model whose weights are where and as they will be trained; fused where there is that kernel.
+
+    Raises `UserError` if the settings need torchao and it is missing.
+    """
     groups = parameter_groups(model, weight_decay=settings.weight_decay)
     betas = (settings.beta1, settings.beta2)
-    device = next(model.parameters()).device.type
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=device in ("cuda", "cpu"))
+    if settings.states == "fp32" and settings.weights == "fp32":
+        fused = next(model.parameters()).device.type in ("cuda", "cpu")
+        optimiser: Optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
+    else:
+        rated = [{**group, "lr": settings.lr} for group in groups]
+        rounded = settings.weights == "bf16"
+        optimiser = lowbit_adamw(rated, betas=betas, eps=settings.eps, states=settings.states, rounded=rounded)
+    keep_types_and_layouts(optimiser)
+    return optimiser
 
 
+def take_step(optimiser: Optimizer, *, rate: float, seed: int) -> None:
+    """One step at a learning rate; what is drawn, to round bfloat16 weights, depends on the seed alone.
+
+    The seed must be the same on all processes that keep whole weights, or they would drift apart.
+    """
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    torch.manual_seed(seed)
+    if type(optimiser) is torch.optim.AdamW:
+        optimiser.step()
+        return
+    device = next(p.device for group in optimiser.param_groups for p in group["params"])
+    with without_compiling(device):
+        optimiser.step()
+
+
+@torch.no_grad()
 def clip(parameters: Iterable[nn.Parameter], *, norm: float | None) -> Tensor:
-    """Bring the gradient's norm down to ``norm`` if it is above; returns the norm before."""
-    return nn.utils.clip_grad_norm_(list(parameters), math.inf if norm is None else norm)
+    """Bring the gradient's norm down to ``norm`` if it is above; returns the norm before, of all shards if sharded."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    kinds = dict.fromkeys((isinstance(g, DTensor), g.dtype) for g in grads)
+    alike = [[g for g in grads if (isinstance(g, DTensor), g.dtype) == kind] for kind in kinds]
+    norms = [_whole(nn.utils.get_total_norm(each)) for each in alike]
+    norms = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in norms]
+    total = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) != 1 else norms[0]
+    if norm is not None:
+        factor = (norm / (total + 1e-6)).clamp(max=1.0)
+        for each in alike:
+            torch._foreach_mul_(each, factor)
+    return total
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 class Average:
@@ -65,7 +125,8 @@ class Average:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.state = {name: _averaged(value) for name, value in model.state_dict().items()}
+        self.away: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int) -> None:
@@ -73,7 +134,7 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
+                self.state[name].lerp_(value.to(self.state[name].dtype), 1 - decay)
             else:
                 self.state[name].copy_(value)
 
@@ -81,11 +142,22 @@ class Average:
     def swap(self, model: nn.Module) -> None:
         """Exchange the average and the model's own weights; done twice, everything is as before."""
         for name, value in model.state_dict().items():
-            own = value.clone()
+            own = value.to(self.state[name].dtype, copy=True)
             value.copy_(self.state[name])
-            self.state[name].copy_(own)
+            if value.dtype == own.dtype:
+                self.state[name].copy_(own)
+            elif name in self.away:
+                self.state[name] = self.away.pop(name)
+            else:
+                # Weights in fewer bits cannot hold the average, which waits here until they come back.
+                self.away[name], self.state[name] = self.state[name], own
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a saved average."""
         for name, value in self.state.items():
             value.copy_(state[name])
+
+
+def _averaged(value: Tensor) -> Tensor:
+    exact = value.detach().clone(memory_format=torch.contiguous_format)
+    return exact.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else exact

@@ -1,17 +1,17 @@
-"""Processes that train one model together: gathered columns, exact gradients, shared decisions."""
+"""Processes that train one model together: exchanged rows, exact gradients, shared decisions."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unicl.space import Columns, Embedding, Keys
+from unicl.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
+    patient: Any = None
 
     @property
     def first(self) -> bool:
@@ -28,57 +29,109 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process is here, also where one has long work to do alone."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.patient)
+
+    def sizes(self, rows: int) -> tuple[int, ...]:
+        """As in `unicl.objective.peers.Peers`."""
+        if self.size == 1:
+            return (rows,)
+        own = torch.tensor([rows], device=self.device)
+        return tuple(self.gather(own, sizes=(1,) * self.size).tolist())
+
+    def gather(self, rows: Tensor, *, sizes: Sequence[int]) -> Tensor:
+        """As in `unicl.objective.peers.Peers`: all rows in the order of their ranks, without a gradient."""
+        if self.size == 1:
+            return rows
+        longest = max(sizes)
+        parts = rows.new_empty(self.size * longest, *rows.shape[1:])
+        # gloo and nccl gather equal shapes only.
+        dist.all_gather_into_tensor(parts, _padded(rows, longest))
+        if min(sizes) == longest:
+            return parts
+        return torch.cat([part[:size] for part, size in zip(torch.split(parts, longest), sizes, strict=True)])
+
+    def sum(self, value: Tensor) -> Tensor:
+        """As in `unicl.objective.peers.Peers`."""
+        return self._reduced(value, dist.ReduceOp.SUM)
+
+    def max(self, value: Tensor) -> Tensor:
+        """As in `unicl.objective.peers.Peers`."""
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def scatter_sum(self, rows: Tensor, *, sizes: Sequence[int]) -> Tensor:
+        """As in `unicl.objective.peers.Peers`: this process's own rows of the sum over all."""
+        if self.size == 1:
+            return rows
+        longest = max(sizes)
+        padded = torch.cat([_padded(part, longest) for part in torch.split(rows, list(sizes))])
+        own = rows.new_empty(longest, *rows.shape[1:])
+        dist.reduce_scatter_tensor(own, padded)
+        return own[: sizes[self.rank]]
+
+    def pass_on(self, rows: Tensor) -> Tensor:
+        """As in `unicl.objective.peers.Peers`: to the next process, from the one before."""
+        if self.size == 1:
+            return rows
+        taken = torch.empty_like(rows)
+        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        messages = [dist.P2POp(dist.isend, rows.contiguous(), after), dist.P2POp(dist.irecv, taken, before)]
+        for message in dist.batch_isend_irecv(messages):
+            message.wait()
+        return taken
+
+    def _reduced(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.size == 1:
+            return value
+        result = value.clone()
+        dist.all_reduce(result, op=operation)
+        return result
 
     def any(self, flag: bool) -> bool:
         """Whether the flag holds on any process; the same answer on all."""
-        if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value)
+        return self.most(int(flag)) > 0
+
+    def most(self, number: int) -> int:
+        """The largest of the numbers of all processes."""
+        return number if self.size == 1 else int(self.max(torch.tensor(number, device=self.device)))
 
 
 @contextmanager
-def start(device: str = "auto", *, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
-    """Join the processes that torchrun started (gloo on CPU, nccl on GPUs), or be the only one."""
+def start(device: str = "auto", *, timeout: timedelta | None = None) -> Iterator[Ranks]:
+    """Join the processes that torchrun started (gloo on CPU, nccl on GPUs), or be the only one.
+
+    A process waits for another one for ``timeout`` (see `patience`), and `PATIENCE` times as long where one may have
+    work to do that the others do not share, such as saving. Raises `UserError` for a timeout that is none.
+    """
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _VARIABLES)
     place = _device(device, local)
-    if size > 1:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
+    if size == 1:
+        yield Ranks(device=place)
+        return
+    timeout = timeout or patience()
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE * timeout)
+    yield Ranks(rank=rank, size=size, device=place, patient=patient)
+    # After an error the threads of the group may wait for a process that is gone, and are left to the system.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def patience() -> timedelta:
+    """How long a process waits for another one: ``UNICL_TIMEOUT`` seconds, or 5 minutes."""
+    given = os.environ.get("UNICL_TIMEOUT", "300")
     try:
-        yield Ranks(rank=rank, size=size, device=place)
-    finally:
-        if size > 1:
-            dist.destroy_process_group()
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"UNICL_TIMEOUT is {given!r}; give seconds above 0, such as 300")
+    return timedelta(seconds=seconds)
 
 
+PATIENCE: Final = 12
 _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-
-
-def gather(rows: Tensor, *, ranks: Ranks) -> Tensor:
-    """The rows of all processes, in the order of their ranks; each may have another number of them.
-
-    The gradient is exact for the pattern of this library: every process computes the same loss of the gathered
-    rows, takes the gradient of its own rows times the number of processes, and `average_gradients` divides by it.
-    """
-    return rows if ranks.size == 1 else _Gather.apply(rows, ranks)
-
-
-def gather_columns(columns: Columns, *, ranks: Ranks, features: bool) -> Columns:
-    """The columns of all processes as if one had made them; ``features`` only if a term of the objective reads them."""
-    if ranks.size == 1:
-        return columns
-    return Columns(
-        images=_gather_embedding(columns.images, ranks, features=features),
-        views=None if columns.views is None else _gather_embedding(columns.views, ranks, features=False),
-        image_keys=_gather_keys(columns.image_keys, ranks),
-        texts=None if columns.texts is None else _gather_embedding(columns.texts, ranks, features=False),
-        text_keys=_gather_keys(columns.text_keys, ranks),
-        text_counts=gather(columns.text_counts, ranks=ranks),
-    )
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], *, ranks: Ranks) -> None:
@@ -102,44 +155,14 @@ def gather_objects(value: Any, *, ranks: Ranks) -> list[Any]:
     if ranks.size == 1:
         return [value]
     values: list[Any] = [None] * ranks.size
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=ranks.patient)
     return values
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
-        sizes = _sizes(len(rows), ranks)
-        ctx.own = slice(sum(sizes[: ranks.rank]), sum(sizes[: ranks.rank + 1]))
-        ctx.ranks = ranks.size
-        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0][ctx.own] * ctx.ranks, None
-
-
-def _sizes(own: int, ranks: Ranks) -> Sequence[int]:
-    sizes = [torch.zeros((), dtype=torch.int64, device=ranks.device) for _ in range(ranks.size)]
-    dist.all_gather(sizes, torch.tensor(own, device=ranks.device))
-    return [int(size) for size in sizes]
-
-
-def _gather_embedding(embedding: Embedding, ranks: Ranks, *, features: bool) -> Embedding:
-    whole = gather(embedding.whole, ranks=ranks)
-    kept = gather(embedding.features, ranks=ranks) if features else whole[:, :0]
-    return Embedding(whole=whole, features=kept)
-
-
-def _gather_keys(keys: Keys, ranks: Ranks) -> Keys:
-    before = _sizes(keys.size, ranks)
-    moved = replace(keys, rows=keys.rows + sum(before[: ranks.rank]))
-    rows, own, types, weights = (gather(t, ranks=ranks) for t in (moved.rows, keys.keys, keys.types, keys.weights))
-    return Keys(rows=rows, keys=own, types=types, weights=weights, size=sum(before))
+def _padded(rows: Tensor, size: int) -> Tensor:
+    if len(rows) == size:
+        return rows.contiguous()
+    return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
 
 
 def _device(name: str, local: int) -> torch.device:

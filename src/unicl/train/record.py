@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from unicl.errors import UserError
 from unicl.model import TwoTowers
 from unicl.train.optim import Average
-
-_TRAINING = "training.safetensors"
+from unicl.train.parallel import place
+from unicl.train.ranks import Ranks
+from unicl.train.state import STATE, load_state, load_weights, save_state, whole_state
+from unicl.train.watch import broken, together
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,38 +47,62 @@ class Record:
         return self.out / "metrics.jsonl"
 
     def save(
-        self, model: TwoTowers, optimiser: torch.optim.Optimizer, *, progress: Progress, average: Average | None
+        self,
+        model: TwoTowers,
+        optimiser: torch.optim.Optimizer,
+        *,
+        progress: Progress,
+        average: Average | None,
+        ranks: Ranks = Ranks(),
     ) -> Path:
-        """Write a checkpoint that is either whole or absent, then point ``run.json`` at it and drop the old ones."""
+        """Write a checkpoint that is either whole or absent, then point ``run.json`` at it and drop the old ones.
+
+        Called by all processes at once. Raises `UserError` on all of them if one cannot write.
+        """
         final = self._folder(progress.step)
         part = final.with_name(final.name + ".part")
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            self._write(part, model, optimiser, progress=progress, average=average)
-            _sync(part)
-            if final.exists():
-                shutil.rmtree(final)
-            part.rename(final)
-            self.point(progress)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(part, ignore_errors=True)
+            self._write(part, model, optimiser, progress=progress, average=average, ranks=ranks)
+            with together(ranks=ranks, doing="saving"):
+                if ranks.first:
+                    self._finish(part, final, progress)
+        except (OSError, RuntimeError, SafetensorError, UserError) as error:
+            if ranks.first:
+                shutil.rmtree(part, ignore_errors=True)
+            if broken(error):
+                raise
             raise UserError(self._unsaved(progress.step, error), code=1) from error
-        self._prune(progress)
+        if ranks.first:
+            self._prune(progress)
         return final
 
-    def load(self, model: TwoTowers, optimiser: torch.optim.Optimizer, *, average: Average | None) -> Progress:
-        """Bring everything back to the newest checkpoint, or start from nothing if there is none."""
+    def load(
+        self,
+        model: TwoTowers,
+        optimiser: torch.optim.Optimizer,
+        *,
+        average: Average | None,
+        ranks: Ranks = Ranks(),
+    ) -> Progress:
+        """Bring everything back to the newest checkpoint, or start from nothing if there is none.
+
+        It may have been written by another number of processes, and with the model in whole or in parts.
+        """
         folder = self.last()
         if folder is None:
             return Progress()
-        state = folder / _TRAINING
         try:
-            model.load_state_dict(load_file(state if state.is_file() else folder / "model.safetensors"))
-            optimiser.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-            if average is not None:
-                average.load(load_file(folder / "model.safetensors"))
+            used = load_file(folder / "model.safetensors")
+            load_state(folder / STATE, model, optimiser, weights=average is not None, ranks=ranks)
+            if average is None:
+                load_weights(model, used)
+            else:
+                like = average.state
+                average.load({name: place(value, like=like[name]) for name, value in used.items() if name in like})
             progress = Progress(**json.loads((folder / "state.json").read_text()))
-        except (OSError, RuntimeError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            if broken(error):
+                raise
             raise UserError(f"cannot resume from {folder}: {error}; was the recipe changed since?") from error
         return progress
 
@@ -107,14 +133,24 @@ class Record:
         *,
         progress: Progress,
         average: Average | None,
+        ranks: Ranks,
     ) -> None:
-        model.save(folder)
-        if average is not None:
-            # What is used is the average; what goes on learning is the model itself.
-            (folder / "model.safetensors").rename(folder / _TRAINING)
-            save_file(average.state, folder / "model.safetensors")
-        torch.save(optimiser.state_dict(), folder / "optimizer.pt")
-        (folder / "state.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        # What is used is the average; what goes on learning is the model itself.
+        used = model.state_dict() if average is None else average.state
+        whole = whole_state(used, keep=ranks.first)
+        with together(ranks=ranks, doing="saving"):
+            if ranks.first:
+                shutil.rmtree(folder, ignore_errors=True)
+                model.save(folder, weights=whole)
+                (folder / "state.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        save_state(folder / STATE, model, optimiser, weights=average is not None, ranks=ranks)
+
+    def _finish(self, part: Path, final: Path, progress: Progress) -> None:
+        _sync(part)
+        if final.exists():
+            shutil.rmtree(final)
+        part.rename(final)
+        self.point(progress)
 
     def _prune(self, progress: Progress) -> None:
         kept = sorted((self.out / "checkpoints").glob("step-????????"))

@@ -1,0 +1,28 @@
+"""Processes that start at once: all are forked from one that has imported everything."""
+
+import os
+from multiprocessing import get_context
+from pathlib import Path
+
+# What a run imports late is imported here once for all.
+import torch
+import torch._dynamo
+import transformers.models.clip.modeling_clip  # noqa: F401
+
+import unicl.run
+import unicl.train.loop  # noqa: F401
+
+
+def forks():
+    """The context to start them with; its name is "forkserver"."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["forks"])
+    # The process that all are forked from finds this module by its environment only.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    return context
+
+
+def run_forks(work, *arguments, processes):
+    """Call ``work(number, *arguments)`` in so many processes and wait for all; raises what one of them raises."""
+    forks()
+    torch.multiprocessing.start_processes(work, args=arguments, nprocs=processes, start_method="forkserver")
