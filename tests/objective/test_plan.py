@@ -4,7 +4,7 @@ import torch
 
 from pair_cases import KINDS, target, vectors
 from unicl.objective.peers import ALONE
-from unicl.objective.plan import Plan, Pull, RowPulls, Tiling, pull_columns
+from unicl.objective.plan import Plan, Pull, Tiling, pull_columns, pull_rows
 
 
 def plan(kind, rng, *, itself=False):
@@ -53,11 +53,11 @@ def test_sums_over_groups_equal_sums_over_pairs(kind, blocks):
     wanted, made = plan(kind, rng)
     u, v = vectors(rng, 7), vectors(rng, len(made.column_counts))
     places = [slice(0, len(v))] if blocks == 1 else [slice(0, 2), slice(2, len(v))]
-    rows = RowPulls(made, u)
+    rows = torch.zeros_like(u)
     for place in places:
-        rows.add(place, v[place])
+        pull_rows(rows, made, columns=v[place], place=place)
     table = pairs(wanted, made)
-    assert torch.allclose(rows.rows(v), table @ v, atol=1e-13)
+    assert torch.allclose(rows, table @ v, atol=1e-13)
     columns = torch.zeros_like(v)
     for place in places:
         pull_columns(columns[place], made, rows=u, place=place)
@@ -68,10 +68,10 @@ def test_a_row_may_be_kept_from_itself():
     rng = np.random.default_rng(1)
     wanted, made = plan("one key", rng, itself=True)
     u = vectors(rng, 7)
-    rows = RowPulls(made, u)
-    rows.add(slice(0, 7), u)
+    rows = torch.zeros_like(u)
+    pull_rows(rows, made, columns=u, place=slice(0, 7))
     table = pairs(wanted, made)
-    assert torch.allclose(rows.rows(u), table @ u, atol=1e-13)
+    assert torch.allclose(rows, table @ u, atol=1e-13)
     columns = torch.zeros_like(u)
     pull_columns(columns, made, rows=u, place=slice(0, 7))
     assert torch.allclose(columns, -table.T @ u, atol=1e-13)

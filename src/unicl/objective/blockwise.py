@@ -15,15 +15,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unicl.objective.peers import ALONE, Peers, own_rows
-from unicl.objective.plan import Plan, Pull, RowPulls, Tiling, pull_columns
+from unicl.objective.plan import Plan, Pull, Tiling, pull_columns, pull_rows
 from unicl.objective.targets import Target, yes_or_no
 from unicl.objective.tile import Tile, exponentials, log_sums, product, weighted
 from unicl.space import Embedding
 
-ELEMENTS = 1 << 22
+ELEMENTS = 1 << 23
 GPU_ELEMENTS = 1 << 26
 """Scores in one tile: few enough for a processor's cache, enough to keep a GPU busy."""
-LONGEST = 512
+LONGEST = 1024
 """Rows of a tile on a processor; products of more are no faster (docs/log.md)."""
 
 
@@ -182,11 +182,11 @@ class _Work:
     def logarithms(self, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
         """What pulls each row, and the logarithms of the sums over each row and, over all processes, each column."""
         plan = self.plan
-        pulls = RowPulls(plan, self.rows)
+        pulled = torch.zeros_like(self.rows)
         row_log = self.rows.new_full((len(self.rows),), -torch.inf)
         column_log = self.rows.new_full((len(plan.column_counts),), -torch.inf)
         for hop, place, vectors in self.blocks():
-            pulls.add(place, vectors)
+            pull_rows(pulled, plan, columns=vectors, place=place)
             for own, tile in self.tiles(hop, place, vectors, keep=keep):
                 counts = plan.row_counts[own], plan.column_counts[place]
                 by_row, by_column = log_sums(tile, *counts, both=plan.column_weights is not None)
@@ -196,14 +196,14 @@ class _Work:
         if plan.column_weights is not None and plan.peers.size > 1:
             highest = plan.peers.max(column_log)
             column_log = highest + plan.peers.sum((column_log - highest).exp()).log()
-        return pulls.rows(self.columns), row_log, column_log
+        return pulled, row_log, column_log
 
     def pulled(self) -> Tensor:
         """``(M, D)``: what pulls each row of this process."""
-        pulls = RowPulls(self.plan, self.rows)
+        pulled = torch.zeros_like(self.rows)
         for _, place, vectors in self.blocks():
-            pulls.add(place, vectors)
-        return pulls.rows(self.columns)
+            pull_rows(pulled, self.plan, columns=vectors, place=place)
+        return pulled
 
     def pushed(self, row_log: Tensor, column_log: Tensor) -> tuple[Tensor, Tensor]:
         """What pushes each row of this process, and the gradient of its columns over the scale."""

@@ -60,48 +60,25 @@ class Plan:
     itself: bool = False
 
 
-class RowPulls:
-    """``sum over columns of pull x column`` for each row of this process, by sums over groups: no pair is looked at."""
-
-    def __init__(self, plan: Plan, rows: Tensor) -> None:
-        pull = plan.pull
-        self.plan = plan
-        groups = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.texts)
-        scales = (plan.column_counts, pull.columns)
-        self.group_scales = tuple(None if scale is None else scale.to(rows) for scale in scales)
-        self.groups = tuple(None if s is None else rows.new_zeros(groups, rows.shape[1]) for s in scales)
-        self.floors = (
-            None if pull.row_floor is None else rows.new_zeros(rows.shape[1]),
-            None if pull.column_floor is None else rows.new_zeros(rows.shape[1]),
-        )
-
-    def add(self, place: slice, vectors: Tensor) -> None:
-        """Take up a block of columns."""
-        plan = self.plan
-        texts = plan.target.texts.part(place)
-        for sums, scale in zip(self.groups, self.group_scales, strict=True):
-            if sums is not None and scale is not None:
-                texts.add_to_groups(sums, vectors, scale=scale[place])
-        for floor, scale in zip(self.floors, (plan.column_counts, plan.pull.column_floor), strict=True):
-            if floor is not None and scale is not None:
-                floor += scale[place].to(vectors) @ vectors
-
-    def rows(self, own: Tensor) -> Tensor:
-        """``(M, D)``; ``own`` are this process's columns, the partners that `Plan.itself` leaves out."""
-        plan, pull = self.plan, self.plan.pull
-        result = own.new_zeros(len(plan.row_counts), own.shape[1])
-        scales = (pull.rows, plan.row_counts)
-        for sums, count in zip(self.groups, scales, strict=True):
-            if sums is not None:
-                plan.target.images.add_to_rows(result, plan.target.met(sums), scale=count)
-        for floor, scale in zip(self.floors, (pull.row_floor, plan.row_counts), strict=True):
-            if floor is not None and scale is not None:
-                result.addr_(scale, floor)
-        return result.sub_(pull.rows[:, None] * own) if plan.itself else result
+def pull_rows(rows: Tensor, plan: Plan, *, columns: Tensor, place: slice) -> None:
+    """Add to ``rows (M, D)`` what the columns of a place, ``(n, D)``, pull: sums over groups, no pair is looked at."""
+    pull, texts = plan.pull, plan.target.texts.part(place)
+    size = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.texts)
+    for row_scale, scale in ((pull.rows, plan.column_counts), (plan.row_counts, pull.columns)):
+        if scale is not None:
+            sums = columns.new_zeros(size, columns.shape[1])
+            texts.add_to_groups(sums, columns, scale=scale[place])
+            plan.target.images.add_to_rows(rows, plan.target.met(sums), scale=row_scale)
+    for scales, floor in ((pull.row_floor, plan.column_counts), (plan.row_counts, pull.column_floor)):
+        if scales is not None and floor is not None:
+            rows.addr_(scales, floor[place] @ columns)
+    own = plan.own_columns
+    if plan.itself and place.start <= own.start and own.stop <= place.stop:
+        rows -= pull.rows[:, None] * columns[own.start - place.start : own.stop - place.start]
 
 
 def pull_columns(columns: Tensor, plan: Plan, *, rows: Tensor, place: slice) -> None:
-    """Take ``sum over this process's rows of pull x row`` from ``columns (n, D)``, the columns at a place."""
+    """Take from ``columns (n, D)``, those of a place, what this process's rows pull."""
     pull, texts = plan.pull, plan.target.texts.part(place)
     size = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.images)
     for row_scale, scale in ((pull.rows, plan.column_counts), (plan.row_counts, pull.columns)):
