@@ -25,6 +25,7 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from unicl.data.locks import exclusive
 from unicl.data.offsets import cache_folder
 from unicl.errors import UserError
 
@@ -241,13 +242,6 @@ def cache_limit() -> float:
 @contextmanager
 def one_at_a_time(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Let one thread of one process fetch a file while the others wait, or else get a `BlockingIOError`."""
-    import fcntl
-
     with path.with_name(f"{path.name}{LOCK}").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:  # a disk without locks
-            pass
+        exclusive(lock.fileno(), wait=wait)
         yield

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from unicl.data.locks import alone
 from unicl.data.manifest import Manifest, Shard, ShardSettings, differences, read_manifest, save_manifest
 from unicl.data.offsets import ENDING
 from unicl.data.quarantine import Quarantine
@@ -361,28 +362,12 @@ def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep other processes from writing to the folder; where the system has no such locks, go on without."""
-    out.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":
+    """Keep other processes from writing to the folder."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(out, wait=False))
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process writes to {str(out)!r} just now; wait for it, or give another folder"
+            ) from error
         yield
-        return
-    import fcntl
-
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, out=out)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, kind: int, *, out: Path) -> None:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, kind)
-    except BlockingIOError as error:
-        raise UserError(
-            f"another process writes to {str(out)!r} just now; wait for it, or give another folder"
-        ) from error

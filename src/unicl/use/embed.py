@@ -3,8 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.lib.format import open_memmap
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from unicl.data.locks import alone
 from unicl.errors import UserError
 from unicl.evaluate.bar import bar
 from unicl.evaluate.exact import require_finite
@@ -96,7 +96,7 @@ def embed(
         paths=tuple(map(str, paths)),
     )
     try:
-        with _alone(out):
+        with alone(out):
             return _embedded(model, listing, manifest=manifest, out=out, batch=batch, chunk=chunk, progress=progress)
     except OSError as error:
         raise UserError(
@@ -228,24 +228,6 @@ def _gather(places: Sequence[tuple[Path, int]], *, path: Path, manifest: Manifes
             to, of = np.array(pairs[start : start + BLOCK]).T
             whole[to] = source[of]
     whole.flush()
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Wait until no other process writes to the folder; where the system has no such locks, go on without."""
-    out.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _json(manifest: Manifest) -> str:
