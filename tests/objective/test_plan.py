@@ -26,6 +26,7 @@ def plan(kind, rng, *, itself=False):
         column_weights=None,
         peers=ALONE,
         tiling=Tiling(),
+        learns=True,
         itself=itself,
     )
 

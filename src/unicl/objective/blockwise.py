@@ -120,7 +120,7 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, plan: Plan) -> Tensor:
         work = _Work(plan, rows, columns, float(scale))
-        pulled, row_log, column_log = work.logarithms(keep=any(ctx.needs_input_grad))
+        pulled, row_log, column_log = work.logarithms(keep=plan.learns and any(ctx.needs_input_grad))
         own = plan.row_weights.double() @ row_log.double() - scale.double() * _inner(work.rows, pulled)
         if plan.column_weights is not None:
             weights, logs = (t[plan.own_columns].double() for t in (plan.column_weights, column_log))
@@ -144,7 +144,7 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, plan: Plan) -> Tensor:
         work = _Work(plan, rows, columns, float(scale))
-        wanted = any(ctx.needs_input_grad)
+        wanted = plan.learns and any(ctx.needs_input_grad)
         pulled, mass = work.pulled(), plan.pull.rows @ plan.target.from_texts(plan.column_counts)
         if plan.pull.row_floor is not None:
             mass = mass + plan.pull.row_floor.sum() * plan.column_counts.sum()
@@ -365,6 +365,8 @@ def _plan(rows: Side, columns: Side, target: Target, *, pull: Pull, peers: Peers
         column_weights=None,
         peers=peers,
         tiling=tiling,
+        # Inside a function of one's own, torch has gradients switched off.
+        learns=torch.is_grad_enabled(),
     )
 
 

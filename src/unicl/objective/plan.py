@@ -43,7 +43,7 @@ class Plan:
 
     ``target`` is of this process's rows and all columns; ``own`` and ``own_columns`` say where this process's lie.
     ``row_weights``, ``column_weights``: of the logarithms of sums, where a loss has those. ``itself``: a row is not
-    compared with the column of its own number.
+    compared with the column of its own number. ``learns``: whether anybody may ask for a gradient.
     """
 
     target: Target
@@ -57,6 +57,7 @@ class Plan:
     column_weights: Tensor | None
     peers: Peers
     tiling: Tiling
+    learns: bool
     itself: bool = False
 
 
