@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from unicl.data.team import Made
+from unicl.data.loading.team import Made
 from unicl.errors import UserError
 from unicl.space import Batch, Keys
 

@@ -305,7 +305,7 @@ def shard(*sources: str, dials: ShardDials = ShardDials(), out: Path, workers: i
     max_bad
         Unreadable images to leave out before giving up.
     """
-    from unicl.data.shards import shard as run
+    from unicl.data.shards.write import shard as run
     from unicl.data.sources import load_all
 
     _needs(sources, "unicl shard photos/ --out shards/ --resize 256")

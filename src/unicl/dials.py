@@ -160,8 +160,8 @@ class ShardDials:
     keep_order: Annotated[bool, Parameter(negative=())] = False
 
     def settings(self) -> Any:
-        """The `unicl.data.manifest.ShardSettings` of the flags."""
-        from unicl.data.manifest import ShardSettings
+        """The `unicl.data.shards.manifest.ShardSettings` of the flags."""
+        from unicl.data.shards.manifest import ShardSettings
 
         return ShardSettings(
             resize=self.resize,

@@ -178,7 +178,7 @@ def test_a_killed_loader_ends_the_stream_and_another_goes_on_from_there(data):
     batches = made.batches(0, stop=10**6)
     seen = [next(batches).ids for _ in range(3)]
     for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
-        if "unicl.data.process" in Path(f"/proc/{pid}/cmdline").read_text():
+        if "unicl.data.loading.process" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(int(pid), signal.SIGKILL)
     with pytest.raises(UserError, match=r"the loader process was ended by SIGKILL.*--resume") as told:
         seen += [batch.ids for batch in batches]

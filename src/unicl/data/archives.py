@@ -12,10 +12,19 @@ from pathlib import Path, PurePosixPath
 
 from unicl.data.columns import listed
 from unicl.data.folders import SUFFIXES
-from unicl.data.offsets import DamagedIndex, Member, Members, has_index, kept_index, read_index, stamp_of, write_index
-from unicl.data.records import is_record, recorded_samples, unfinished
 from unicl.data.rows import Group, Reading, group_samples
-from unicl.data.streamed import shelf
+from unicl.data.shards.records import is_record, recorded_samples, unfinished
+from unicl.data.tars.offsets import (
+    DamagedIndex,
+    Member,
+    Members,
+    has_index,
+    kept_index,
+    read_index,
+    stamp_of,
+    write_index,
+)
+from unicl.data.tars.streamed import shelf
 from unicl.errors import UserError
 from unicl.space import ImageSource, RemoteTar, Sample, Slice, Streamed
 

@@ -15,11 +15,11 @@ from unicl.data.cells import BASE64_HEADS, Ledger, unpacked
 from unicl.data.chinese_clip import pair_samples, pairs_in
 from unicl.data.folders import SPLITS, class_samples, has_classes, has_images, image_samples
 from unicl.data.parquet import parquet_samples, saved_samples
-from unicl.data.remote import fetch_all, local_paths
 from unicl.data.rows import Reading
 from unicl.data.spec import Spec, parse
-from unicl.data.streamed import shelf
 from unicl.data.tables import csv_samples, jsonl_samples
+from unicl.data.tars.remote import fetch_all, local_paths
+from unicl.data.tars.streamed import shelf
 from unicl.errors import BadImage, UserError, suggest
 from unicl.space import ImageSource, Sample, Slice, Streamed
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from unicl.data.collate import ClassTexts, Collator, Drawn, KeyMode
 from unicl.data.image import Augment, augment, decode, fit
-from unicl.data.loader import LoaderKind, Pace, by_threads, cores_here, pays
+from unicl.data.loading.loader import LoaderKind, Pace, by_threads, cores_here, pays
+from unicl.data.loading.packed import Packed
+from unicl.data.loading.team import Made
 from unicl.data.mix import Mix, mix
 from unicl.data.mixture import Mixture, pools_of
-from unicl.data.packed import Packed
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
-from unicl.data.streamed import expect
-from unicl.data.team import Made
+from unicl.data.tars.streamed import expect
 from unicl.data.text import Tokenizer
 from unicl.errors import BadImage, UserError
 from unicl.space import Batch, Sample
@@ -126,7 +126,7 @@ class Stream:
             settings.loader == "auto" and pays(images=images, device=device, cores=cores)
         )
         if aside and shape is not None:
-            from unicl.data.process import by_process
+            from unicl.data.loading.process import by_process
 
             pace = Pace(threads=settings.workers or max(1, cores - 1), ahead=settings.ahead, stall=settings.stall)
             yield from by_process(self, steps, shape=shape, pace=pace, device=device)

@@ -23,7 +23,7 @@ from unicl.train.compute import ComputeSettings
 from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate, take_step
 from unicl.train.parallel import Parallel, share_buffers
 from unicl.train.prepare import prepare
-from unicl.train.profile import Profile, Unwatched
+from unicl.train.profiling.profile import Profile, Unwatched
 from unicl.train.ranks import Ranks, gather_objects
 from unicl.train.record import Progress, Record
 from unicl.train.step import Precision, StepResult, plain_step

@@ -1,0 +1,1 @@
+"""Batches made ahead of time, by threads of the trainer or of a process of their own."""

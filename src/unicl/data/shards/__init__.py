@@ -1,0 +1,1 @@
+"""Any data as WebDataset tars."""
