@@ -221,11 +221,11 @@ class _Work:
                 columns = None if column_part is None else column_part[place]
                 push = weighted(tile, row_part[own], columns, spare=self.buffer("spare", tile.values.shape))
                 self.spread(push, rows[own], result, left=left[own], right=right)
-            pull_columns(result.mul_(counts[:, None]), plan, rows=self.rows, place=place)
+            pull_columns(_times(result, counts, out=result), plan, rows=self.rows, place=place)
             return result
 
         columns = self.collect(part)
-        return rows.mul_(plan.row_counts[:, None]), columns
+        return _times(rows, plan.row_counts, out=rows), columns
 
     def logistic(self, bias: float, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The sum of softplus over all pairs, what pushes rows, the gradient of columns over the scale, of the bias."""
@@ -245,7 +245,7 @@ class _Work:
                     sums[1] += (weights[own] @ (push @ counts)).double()
                     self.spread(push, rows[own], result, left=left[own], right=right)
             if gradient:
-                pull_columns(result.mul_(counts[:, None]), plan, rows=self.rows, place=place)
+                pull_columns(_times(result, counts, out=result), plan, rows=self.rows, place=place)
             return result
 
         columns = self.collect(part)
@@ -370,9 +370,9 @@ def _plan(rows: Side, columns: Side, target: Target, *, pull: Pull, peers: Peers
     )
 
 
-def _times(rows: Tensor, counts: Tensor) -> Tensor:
-    """Rows times their counts, without a copy where each counts once."""
-    return rows if bool((counts == 1).all()) else rows * counts[:, None]
+def _times(rows: Tensor, counts: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Rows times their counts; the rows themselves where each counts once."""
+    return rows if bool((counts == 1).all()) else torch.mul(rows, counts[:, None], out=out)
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:

@@ -65,10 +65,10 @@ def pull_rows(rows: Tensor, plan: Plan, *, columns: Tensor, place: slice) -> Non
     """Add to ``rows (M, D)`` what the columns of a place, ``(n, D)``, pull: sums over groups, no pair is looked at."""
     pull, texts = plan.pull, plan.target.texts.part(place)
     size = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.texts)
+    sums = columns.new_empty(size, columns.shape[1])
     for row_scale, scale in ((pull.rows, plan.column_counts), (plan.row_counts, pull.columns)):
         if scale is not None:
-            sums = columns.new_zeros(size, columns.shape[1])
-            texts.add_to_groups(sums, columns, scale=scale[place])
+            texts.add_to_groups(sums.zero_(), columns, scale=scale[place])
             plan.target.images.add_to_rows(rows, plan.target.met(sums), scale=row_scale)
     for scales, floor in ((pull.row_floor, plan.column_counts), (plan.row_counts, pull.column_floor)):
         if scales is not None and floor is not None:
@@ -82,10 +82,10 @@ def pull_columns(columns: Tensor, plan: Plan, *, rows: Tensor, place: slice) -> 
     """Take from ``columns (n, D)``, those of a place, what this process's rows pull."""
     pull, texts = plan.pull, plan.target.texts.part(place)
     size = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.images)
+    sums = rows.new_empty(size, rows.shape[1])
     for row_scale, scale in ((pull.rows, plan.column_counts), (plan.row_counts, pull.columns)):
         if scale is not None:
-            sums = rows.new_zeros(size, rows.shape[1])
-            plan.target.images.add_to_groups(sums, rows, scale=row_scale)
+            plan.target.images.add_to_groups(sums.zero_(), rows, scale=row_scale)
             texts.add_to_rows(columns, plan.target.turned().met(sums), scale=-scale[place])
     for floor, scale in ((pull.row_floor, plan.column_counts), (plan.row_counts, pull.column_floor)):
         if floor is not None and scale is not None:
