@@ -170,7 +170,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @linux
 def test_the_death_of_the_trainer_ends_it():
     # No guard around the main part either: the loader process does not run the user's script again.
-    code = TRAINER.format(path=[str(Path(__file__).parent.parent)])
+    code = TRAINER.format(path=[str(Path(__file__).parents[2])])
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == -signal.SIGKILL
     pid = int(run.stdout.split()[0])
