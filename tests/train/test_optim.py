@@ -170,6 +170,7 @@ def in_shards(folder, *, kinds):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_gradients_in_shards_have_the_norm_of_the_whole_and_are_clipped_alike(tmp_path):
     alone = net()
     loss(alone).backward()
