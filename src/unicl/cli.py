@@ -144,7 +144,7 @@ def evaluate(
 ) -> int:
     """Measure a model on your own data; every number comes with a 95 % interval.
 
-    Writes report.json, report.md and report.html into the run folder, or into --out.
+    Writes evaluation.json, evaluation.md and evaluation.html into the run folder, or into --out.
 
     Example: `unicl evaluate runs/a --data photos/ --task zeroshot --task retrieval --task probe`
 

@@ -71,7 +71,7 @@ def softmax(
     )
     plan = _plan(images, texts, target, pull=pull, peers=peers, tiling=tiling)
     plan = replace(plan, row_weights=rows[plan.own], column_weights=columns)
-    return _apply(_Softmax, images, texts, scale, plan)
+    return _apply(_Softmax, plan, images, texts, scale)
 
 
 def views(stacked: Side, *, target: Target, scale: Tensor, peers: Peers = ALONE, tiling: Tiling = Tiling()) -> Tensor:
@@ -79,7 +79,8 @@ def views(stacked: Side, *, target: Target, scale: Tensor, peers: Peers = ALONE,
     mass = target.from_texts(stacked.counts) - 1
     rows = (mass > 0).to(mass) / max(len(mass), 1)
     plan = _plan(stacked, stacked, target, pull=Pull(rows=rows / _nonzero(mass)), peers=peers, tiling=tiling)
-    return _apply(_Softmax, stacked, stacked, scale, replace(plan, row_weights=rows[plan.own], itself=True))
+    plan = replace(plan, row_weights=rows[plan.own], itself=True)
+    return _apply(_Softmax, plan, stacked, stacked, scale)
 
 
 def sigmoid(
@@ -103,10 +104,7 @@ def sigmoid(
     pull = Pull(rows=(1 - smoothing) * rows, row_floor=smoothing / 2 * rows if smoothing else None)
     plan = _plan(images, texts, target, pull=pull, peers=peers, tiling=tiling)
     bias = scale.new_zeros(()) if bias is None else bias
-    with torch.autocast(images.vectors.device.type, enabled=False):
-        plan = replace(plan, row_weights=rows[plan.own])
-        loss: Tensor = _Sigmoid.apply(images.vectors, texts.vectors, scale, bias, plan)
-    return loss
+    return _apply(_Sigmoid, replace(plan, row_weights=rows[plan.own]), images, texts, scale, bias)
 
 
 def shares(mass: Tensor, counts: Tensor, weight: float) -> tuple[Tensor, Tensor]:
@@ -225,6 +223,8 @@ class _Work:
             return result
 
         columns = self.collect(part)
+        # The graph lives on while the towers learn; what can be made again should not.
+        self.spare, self.everybodys = {}, None
         return _times(rows, plan.row_counts, out=rows), columns
 
     def logistic(self, bias: float, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -249,6 +249,7 @@ class _Work:
             return result
 
         columns = self.collect(part)
+        self.spare, self.everybodys = {}, None
         return sums[0], rows.mul_(weights[:, None]), columns, sums[1]
 
     def spread(self, push: Tensor, rows: Tensor, columns: Tensor, *, left: Tensor, right: Tensor) -> None:
@@ -344,9 +345,11 @@ class _Work:
         return self.spare[name][:size].view(shape)
 
 
-def _apply(function: type[_Softmax], rows: Side, columns: Side, scale: Tensor, plan: Plan) -> Tensor:
+def _apply(
+    function: type[_Softmax] | type[_Sigmoid], plan: Plan, rows: Side, columns: Side, *numbers: Tensor
+) -> Tensor:
     with torch.autocast(rows.vectors.device.type, enabled=False):
-        loss: Tensor = function.apply(rows.vectors, columns.vectors, scale, plan)
+        loss: Tensor = function.apply(rows.vectors, columns.vectors, *numbers, plan)
     return loss
 
 

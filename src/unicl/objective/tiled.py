@@ -1,7 +1,8 @@
 """The losses of any similarity, a tile at a time: what `blockwise` does for cosines, by automatic differentiation.
 
 A similarity only has to score some images against some texts. The tiles' scores are forgotten after their sums are
-taken, and made again in the backward pass (`torch.utils.checkpoint`), as far as they cannot be kept.
+taken, and made again in the backward pass (`torch.utils.checkpoint`); none are kept, since how much a similarity of
+parts would keep beside its scores is not known here.
 """
 
 from collections.abc import Callable, Iterator
