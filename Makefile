@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS := .tools
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := .venv/bin
-BENCHMARKS := objective accumulate input step memory resume
+BENCHMARKS := objective accumulate input step memory resume inference
 
 .PHONY: setup check test test-slow demo bench docs clean
 
@@ -19,8 +19,9 @@ check: setup
 	$(RUN)/ruff check src tests benchmarks
 	$(RUN)/mypy
 
+test: export OMP_NUM_THREADS = 1
 test: setup
-	$(RUN)/pytest -m "not slow and not gpu"
+	$(RUN)/pytest -m "not slow and not gpu" -n logical --dist loadfile
 
 test-slow: setup
 	$(RUN)/pytest -m slow

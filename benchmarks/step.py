@@ -37,7 +37,7 @@ from unicl.recipes import clip as clip_recipe
 from unicl.space import Batch, Sample
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
-from unicl.towers.weights.open_clip import image_state, text_state
+from unicl.towers.weights.open_clip import tower_state
 from unicl.train.optim import OptimSettings, adamw, clip
 from unicl.train.ranks import Ranks
 from unicl.train.step import plain_step
@@ -113,9 +113,9 @@ def build() -> Sides:
     settings = ModelSettings(image=ImageSettings(name=OUR_MODEL), text=text, width=512, terms=clip_recipe().terms)
     ours = TwoTowers(settings, tokenizer=load_tokenizer("clip", context=77))
     state = theirs.state_dict()
-    ours.image.load_state_dict(image_state(state, ours.image))
+    ours.image.load_state_dict(tower_state(state, ours.image, side="image", source=THEIR_MODEL))
     assert ours.text is not None
-    ours.text.load_state_dict(text_state(state, ours.text))
+    ours.text.load_state_dict(tower_state(state, ours.text, side="text", source=THEIR_MODEL))
     return Sides(ours=ours.train(), theirs=theirs.train())
 
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unicl.data.sources import load_all as load_data
     from unicl.errors import BadImage, UserError
-    from unicl.model import TwoTowers, load_model
+    from unicl.model import TwoTowers
+    from unicl.published import load
     from unicl.recipes import Recipe
     from unicl.run import Job, train
 
-__all__ = ["BadImage", "Job", "Recipe", "TwoTowers", "UserError", "load_data", "load_model", "train"]
+__all__ = ["BadImage", "Job", "Recipe", "TwoTowers", "UserError", "load", "load_data", "train"]
 
 _HOMES = (
     ("BadImage", "unicl.errors", "BadImage"),
@@ -18,8 +19,8 @@ _HOMES = (
     ("Recipe", "unicl.recipes", "Recipe"),
     ("TwoTowers", "unicl.model", "TwoTowers"),
     ("UserError", "unicl.errors", "UserError"),
+    ("load", "unicl.published", "load"),
     ("load_data", "unicl.data.sources", "load_all"),
-    ("load_model", "unicl.model", "load_model"),
     ("train", "unicl.run", "train"),
 )
 

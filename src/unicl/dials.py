@@ -29,6 +29,8 @@ class Dials:
         random, hub, package:NAME, a file or a folder.
     lock_image
         Train only the image tower's head.
+    image_lora, text_lora
+        Train adapters of this rank (LoRA) in place of the tower: 8 or 16 are common.
     text
         clip, bert, or a transformers folder or hub name.
     tokenizer
@@ -69,6 +71,8 @@ class Dials:
     image_weights: str | None = None
     image_size: int | None = None
     lock_image: bool | None = None
+    image_lora: int | None = None
+    text_lora: int | None = None
     text: str | None = None
     text_weights: str | None = None
     tokenizer: str | None = None
@@ -99,6 +103,8 @@ _FIELDS = (
     ("image_weights", "image.weights"),
     ("image_size", "image.size"),
     ("lock_image", "image.locked"),
+    ("image_lora", "image.lora"),
+    ("text_lora", "text.lora"),
     ("text", "text.name"),
     ("text_weights", "text.weights"),
     ("tokenizer", "text.tokenizer"),

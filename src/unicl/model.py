@@ -50,14 +50,24 @@ class ModelSettings:
 
 
 class TwoTowers(nn.Module):
-    """An image tower, a text tower (absent in recipes without texts) and the objective's terms with their scales."""
+    """An image tower, a text tower (absent in recipes without texts) and the objective's terms with their scales.
 
-    def __init__(self, settings: ModelSettings, *, tokenizer: Tokenizer | None) -> None:
+    Towers are built from the settings, with random weights, unless they are given.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        *,
+        tokenizer: Tokenizer | None,
+        image: ImageTower | None = None,
+        text: TextTower | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.tokenizer = tokenizer
-        self.image = ImageTower(settings.image, width=settings.width)
-        self.text = None if settings.text is None else _text_tower(settings, tokenizer)
+        self.image = ImageTower(settings.image, width=settings.width) if image is None else image
+        self.text = _text_tower(settings, tokenizer) if text is None else text
         features = self.image.feature_width
         self.objective = Objective(settings.terms, features=features, classes=settings.classes)
 
@@ -174,7 +184,7 @@ class TwoTowers(nn.Module):
         starts = range(0, len(images), batch)
         with _quiet(self):
             for start in track(starts, description="embedding images", disable=not progress, transient=True):
-                pixels = _pixels(images[start : start + batch], size=self.settings.image.size)
+                pixels = _pixels(images[start : start + batch], settings=self.settings.image)
                 embedding = self.image(pixels.to(self.device))
                 rows.append(getattr(embedding, what).float().cpu())
         return torch.cat(rows)
@@ -220,8 +230,10 @@ def read_settings(path: Path) -> ModelSettings:
         raise UserError(f"{path} is not a unicl model configuration: {error}") from error
 
 
-def _text_tower(settings: ModelSettings, tokenizer: Tokenizer | None) -> TextTower:
-    if settings.text is None or tokenizer is None:
+def _text_tower(settings: ModelSettings, tokenizer: Tokenizer | None) -> TextTower | None:
+    if settings.text is None:
+        return None
+    if tokenizer is None:
         raise UserError("a text tower needs a tokenizer")
     return TextTower(
         settings.text,
@@ -242,10 +254,10 @@ def _rows(head: Classify, names: Sequence[str]) -> Tensor:
     return torch.cat([head.head.weight, head.head.bias[:, None]], dim=1)[rows].detach().float().cpu()
 
 
-def _pixels(images: Images, *, size: int) -> Tensor:
+def _pixels(images: Images, *, settings: ImageSettings) -> Tensor:
     if isinstance(images, Tensor):
         return images
-    return torch.stack([fit(_decoded(image), size=size) for image in images])
+    return torch.stack([fit(_decoded(image), size=settings.size, frame=settings.frame) for image in images])
 
 
 def _decoded(image: ImageSource | Image.Image | str) -> Tensor:

@@ -22,14 +22,17 @@ from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source, load_all
 from unicl.data.stream import Place, Stream
 from unicl.data.text import Tokenizer, load_tokenizer
+from unicl.dials import Dials, assigned, turned
 from unicl.errors import UserError
 from unicl.evaluate.during import evaluator
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ClassifySettings, ClassName, ContrastSettings
+from unicl.published import adopt, fill_model, read_published
 from unicl.recipes import Recipe
 from unicl.towers.image import ImageSettings, ImageTower
-from unicl.towers.text import build_tokenizer
+from unicl.towers.text import TextSettings, build_tokenizer
 from unicl.towers.weights.load import load_image_weights, load_text_weights
+from unicl.towers.weights.published import Published
 from unicl.train.features import cached_features
 from unicl.train.loop import Outcome, fit
 from unicl.train.ranks import Ranks, start
@@ -41,12 +44,14 @@ from unicl.train.watch import guard, together
 class Job:
     """All that defines a run besides the machine: the recipe, the data, and what was asked of bad data.
 
-    ``data`` and ``val`` are sources as typed; ``class_names`` a file from label to one or more names.
+    ``data`` and ``val`` are sources as typed; ``init`` is a model to start from; ``class_names`` a file from label to
+    one or more names.
     """
 
     recipe: Recipe
     data: tuple[str, ...]
     val: tuple[str, ...] = ()
+    init: str | None = None
     class_names: str | None = None
     max_bad: int = 100
 
@@ -84,7 +89,10 @@ def _made(job: Job, sources: Sequence[Source], out: Path, *, resume: bool, ranks
         if ranks.first:
             _claim(out, job, resume=resume)
     tokenizer = _tokenizer(job, sources, out, ranks=ranks)
-    model = build_model(job.recipe, sources, tokenizer=tokenizer, fresh=not (resume and Record(out=out).last()))
+    fresh = not (resume and Record(out=out).last())
+    model = build_model(job.recipe, sources, tokenizer=tokenizer, fresh=fresh)
+    if fresh and job.init is not None:
+        fill_model(model, _published(job.recipe, job.init))
     _introduce(job, sources, model, out, say=say)
     model.to(ranks.device)
     return model, _stream(job, sources, model, out, ranks=ranks)
@@ -110,6 +118,36 @@ def build_model(
     if fresh and model.text is not None and recipe.text is not None and recipe.text.weights != "random":
         load_text_weights(model.text, source=recipe.text.weights, name=recipe.text.name)
     return model
+
+
+def begin(name: str, dials: Dials, *, more: Sequence[str] = (), init: str | None = None) -> Recipe:
+    """The recipe of a name with its dials, on the towers of the model ``init`` if there is one.
+
+    Raises `UserError` if the model cannot be read, or a dial asks for other towers than it has.
+    """
+    if init is None:
+        return default_weights(assigned(name, dials, more=more))
+    published = read_published(init)
+    _refuse_towers(dials, published)
+    arguments = Dials(
+        width=dials.width or (published.width if published.pair else None),
+        class_share=dials.class_share,
+        class_dims=dials.class_dims,
+    )
+    recipe: Recipe = turned(adopt(assigned(name, arguments, more=()), published), dials, more=more)
+    return default_weights(recipe)
+
+
+def _refuse_towers(dials: Dials, published: Published) -> None:
+    both = ((published.image, ("image", "image_weights")), (published.text, ("text", "text_weights", "tokenizer")))
+    taken = [dial for tower, names in both if tower is not None for dial in names if getattr(dials, dial) is not None]
+    if taken:
+        listed = " and ".join(f"--{dial.replace('_', '-')}" for dial in taken)
+        raise UserError(f"--init {published.source} brings its own towers, so {listed} cannot be given beside it")
+
+
+def _published(recipe: Recipe, init: str) -> Published:
+    return read_published(init, size=recipe.image.size, context=recipe.text.context if recipe.text else None)
 
 
 def classes_of(sources: Sequence[Source]) -> tuple[ClassName, ...]:
@@ -254,6 +292,7 @@ def _stream(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path, *,
         texts=class_texts(recipe.data.prompts, names=_class_names(job)),
         tokenizer=model.tokenizer,
         size=recipe.image.size,
+        frame=recipe.image.frame,
         seed=recipe.fit.seed,
         quarantine=quarantine,
         place=Place(rank=ranks.rank, ranks=ranks.size, device=ranks.device),
@@ -282,22 +321,24 @@ def _introduce(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path,
             "give them one namespace with '?namespace=NAME' to merge them"
         )
     numbers = sum(p.numel() for p in model.parameters()) / 1e6
-    text = (
-        "none"
-        if recipe.text is None
-        else f"{recipe.text.name} ({recipe.text.weights}, {recipe.text.tokenizer} tokenizer)"
-    )
-    say(
-        f"recipe {recipe.name}: image {recipe.image.name} ({recipe.image.weights}"
-        f"{', locked' if recipe.image.locked else ''}, {recipe.image.size} px), text {text}, "
-        f"width {model.settings.width}, {numbers:.1f} M parameters"
-    )
+    begun = f" on {job.init}" if job.init else ""
+    image, text = f"image {_told(recipe.image, job, f'{recipe.image.size} px')}", "no text"
+    if recipe.text is not None:
+        text = f"text {_told(recipe.text, job, f'{recipe.text.tokenizer} tokenizer')}"
+    say(f"recipe {recipe.name}{begun}: {image}, {text}, width {model.settings.width}, {numbers:.1f} M parameters")
     size = sum(len(s.samples) * s.weight for s in sources)
     steps = fit_settings.length(epoch_size=int(size), batch=recipe.data.batch)
     say(
         f"batch {recipe.data.batch}, {steps} steps ({steps * recipe.data.batch / max(size, 1):.1f} epochs), "
         f"lr {recipe.optim.lr:g}, {fit_settings.precision}, seed {fit_settings.seed}; everything is in {out}"
     )
+
+
+def _told(tower: ImageSettings | TextSettings, job: Job, *more: str) -> str:
+    """A tower's name, where its weights are from unless the model that the run starts on says so, how it learns."""
+    weights = [] if job.init and tower.weights == "random" else [tower.weights]
+    learns = ["locked"] if tower.locked else [f"adapters of rank {tower.lora}"] if tower.lora else []
+    return f"{tower.name} ({', '.join([*weights, *learns, *more])})"
 
 
 def _shared_labels(sources: Sequence[Source]) -> list[str]:

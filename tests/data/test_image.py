@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from pictures import encoded, noise, picture
-from unicl.data.image import Augment, augment, decode, fit
+from unicl.data.image import Augment, Frame, augment, decode, fit
 from unicl.errors import BadImage, UserError
 from unicl.space import Slice
 
@@ -216,13 +216,13 @@ def test_fitting_is_pillows_bicubic_and_a_centre_crop(shape):
 def test_fitting_enlarges_small_images_as_pillow_does():
     array = noise(20, 31)
     wanted = Image.fromarray(array).resize((112, 112), BICUBIC)
-    assert difference(fit(tensor(array), size=112, mode="squash"), wanted) <= 2
+    assert difference(fit(tensor(array), size=112, frame=Frame(mode="squash")), wanted) <= 2
 
 
 def test_squash_keeps_all_and_pad_adds_black():
     array = np.full((40, 80, 3), 200, dtype=np.uint8)
-    assert fit(tensor(array), size=32, mode="squash").unique().tolist() == [200]
-    padded = fit(tensor(array), size=32, mode="pad")
+    assert fit(tensor(array), size=32, frame=Frame(mode="squash")).unique().tolist() == [200]
+    padded = fit(tensor(array), size=32, frame=Frame(mode="pad"))
     assert padded.shape == (3, 32, 32)
     assert padded[:, 8:24].unique().tolist() == [200]
     assert padded[:, :8].max() == padded[:, 24:].max() == 0
@@ -232,7 +232,7 @@ def test_squash_keeps_all_and_pad_adds_black():
 @pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
 def test_tiny_and_extreme_shapes_fit(shape, mode):
     array = noise(*shape)
-    assert fit(tensor(array), size=32, mode=mode).shape == (3, 32, 32)
+    assert fit(tensor(array), size=32, frame=Frame(mode=mode)).shape == (3, 32, 32)
     view = augment(tensor(array), Augment(crop=(0.1, 1.0), jitter=1.0), size=32, rng=np.random.default_rng(0))
     assert view.shape == (3, 32, 32)
 
@@ -243,8 +243,8 @@ def test_an_image_of_the_right_size_is_unchanged():
 
 
 def test_an_unknown_mode_is_named():
-    with pytest.raises(UserError, match="mode 'stretch' is not known; it is 'crop', 'squash' or 'pad'"):
-        fit(tensor(noise()), size=8, mode="stretch")
+    with pytest.raises(UserError, match="mode 'stretch' is not known; it is crop, squash, pad"):
+        Frame(mode="stretch")
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_training_crops_are_pillows_within_one_grey_level(size):
         (0, 0, 50, width),
     ):
         top, left, tall, wide = box
-        ours = fit(image[:, top : top + tall, left : left + wide], size=224, mode="squash")
+        ours = fit(image[:, top : top + tall, left : left + wide], size=224, frame=Frame(mode="squash"))
         theirs = Image.open(BytesIO(content)).crop((left, top, left + wide, top + tall)).resize((224, 224), BICUBIC)
         counts += np.bincount(np.abs(pixels(ours) - np.asarray(theirs).astype(int)).ravel(), minlength=256)
     # The rounding of weights to 15 bits can add up to a second level, for about one value in a million.
@@ -443,3 +443,38 @@ def test_decoding_and_resizing_start_no_threads_of_their_own():
     content = encoded(photo(375, 500), "JPEG")
     run = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True)
     assert run.stdout.strip() == b"0"
+
+
+FRAMES = (
+    (Frame(), 224),
+    (Frame(mode="squash"), 224),
+    (Frame(mode="squash", scale=346, interpolation="bilinear"), 289),
+    (Frame(mode="squash", interpolation="bilinear"), 224),
+    (Frame(scale=256), 224),
+    (Frame(scale=256, interpolation="bilinear"), 224),
+)
+
+
+@pytest.mark.parametrize(("frame", "size"), FRAMES, ids=str)
+@pytest.mark.parametrize("shape", [(300, 300), (301, 427), (512, 365), (97, 131), (231, 227), (999, 700)], ids=str)
+def test_a_frame_is_torchvisions_resize_and_centre_crop_to_one_grey_level(frame, size, shape):
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+    picture, side = noise(*shape), frame.side(size)
+    scaled = Resize(side if frame.mode == "crop" else (side, side), InterpolationMode(frame.interpolation))
+    wanted = CenterCrop(size)(scaled(Image.fromarray(picture)))
+    off = np.abs(pixels(fit(tensor(picture), size=size, frame=frame)) - np.asarray(wanted).astype(int))
+    counts = np.bincount(off.ravel(), minlength=3)
+    assert off.max() <= 2
+    assert counts[2] / counts.sum() < 1e-4
+
+
+def test_transformers_cuts_a_pixel_earlier_where_torchvision_rounds_up():
+    from transformers import CLIPImageProcessor
+
+    same = {"image_mean": [0, 0, 0], "image_std": [1 / 255] * 3, "do_resize": False}
+    for height, moved in ((224, 0), (225, 0), (226, 0), (227, 1), (228, 0), (231, 1)):
+        picture = noise(height, 224)
+        theirs = CLIPImageProcessor(**same)(Image.fromarray(picture), return_tensors="pt")["pixel_values"][0]
+        ours = fit(tensor(np.ascontiguousarray(picture)), size=224, frame=Frame(scale=224))
+        assert torch.equal(theirs.round().byte()[:, moved:], ours[:, : 224 - moved])

@@ -83,7 +83,7 @@ def test_no_head_needs_equal_widths() -> None:
 
 
 def test_an_unknown_head_is_refused() -> None:
-    with pytest.raises(UserError, match="linear, mlp, none"):
+    with pytest.raises(UserError, match="linear, affine, mlp, pooler, gelu_half, gelu_double, none"):
         make_head("linar", features=6, width=8)  # type: ignore[arg-type]
 
 

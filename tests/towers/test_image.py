@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unicl.errors import UserError
-from unicl.towers.image import ImageSettings, ImageTower, build_image_tower
+from unicl.towers.build import build_image_tower
+from unicl.towers.image import ImageSettings, ImageTower
 
 TINY = ImageSettings(name="test_vit", size=32)
 

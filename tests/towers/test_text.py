@@ -15,13 +15,17 @@ from transformers import (
     CLIPModel,
     GPT2Config,
     GPT2Model,
+    M2M100Config,
+    MT5Config,
     RobertaConfig,
     RobertaModel,
+    T5Config,
 )
 
 from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
-from unicl.towers.text import LEAST_ROWS, TextSettings, TextTower, build_text_tower, build_tokenizer
+from unicl.towers.build import build_text_tower
+from unicl.towers.text import LEAST_ROWS, TextSettings, TextTower, build_tokenizer
 from unicl.towers.weights.load import load_text_weights
 
 SMALL = TextSettings(layers=2, dim=32, heads=4, context=12)
@@ -193,6 +197,34 @@ def test_other_transformers_models_do_not_see_padding(tmp_path: Path, kind: str)
         GPT2Model(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4)).save_pretrained(tmp_path)
     tower = _load(replace(SMALL, name=str(tmp_path), weights=str(tmp_path), pool="mean"))
     torch.testing.assert_close(tower(*_texts(12)).whole, tower(*_texts(6)).whole, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["mt5", "t5", "m2m_100"])
+def test_of_an_encoder_and_a_decoder_the_encoder_reads(tmp_path: Path, kind: str) -> None:
+    parts = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.1}
+    layers = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    configs = {
+        "mt5": lambda: MT5Config(vocab_size=VOCAB, pad_token_id=PAD, **parts),
+        "t5": lambda: T5Config(vocab_size=VOCAB, pad_token_id=PAD, **parts),
+        "m2m_100": lambda: M2M100Config(
+            vocab_size=VOCAB, pad_token_id=PAD, d_model=32, encoder_ffn_dim=48, decoder_ffn_dim=48, **layers
+        ),
+    }
+    model = AutoModel.from_config(configs[kind]()).double().eval()
+    model.save_pretrained(tmp_path)
+    tower = _load(replace(SMALL, name=str(tmp_path), weights=str(tmp_path), pool="mean"))
+    tokens, mask = _texts(9)
+    states = model.get_encoder()(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    wanted = torch.stack([row[real].mean(0) for row, real in zip(states, mask, strict=True)])
+    torch.testing.assert_close(tower.features(tokens, mask), wanted, rtol=1e-6, atol=1e-6)
+    assert not any("decoder" in name for name in tower.state_dict())
+    rates = {module.p for module in tower.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates <= {0.0}
+
+    tower.save_config(tmp_path / "copy")
+    again = _tower(replace(SMALL, name=str(tmp_path / "copy"), pool="mean"))
+    again.load_state_dict(tower.state_dict())
+    assert torch.equal(again(tokens, mask).whole, tower(tokens, mask).whole)
 
 
 def test_the_minilm_package_gives_the_numbers_of_transformers() -> None:

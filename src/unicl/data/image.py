@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -84,6 +84,35 @@ class Augment:
         return math.ceil(OVERSAMPLING * size / math.sqrt(self.crop[0]))
 
 
+FrameMode = Literal["crop", "squash", "pad"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """How a picture is fitted into a square when nothing is augmented, as its model saw pictures.
+
+    ``mode``: "crop" scales the shorter side and keeps the centre (CLIP); "squash" ignores the aspect ratio (ALIGN,
+    LiT, Chinese-CLIP); "pad" scales the longer side and adds black. ``scale``: the side in pixels that is scaled to,
+    if it is more than the square that is then cut out of the middle (ALIGN: 346 for 289; ImageNet: 256 for 224).
+    """
+
+    mode: FrameMode = "crop"
+    scale: int | None = None
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(FrameMode):
+            raise UserError(f"the image mode {self.mode!r} is not known; it is {', '.join(get_args(FrameMode))}")
+
+    def side(self, size: int) -> int:
+        """The side that a picture is scaled to for a square of ``size``."""
+        return max(self.scale or size, size)
+
+
+FRAME = Frame()
+"""CLIP's."""
+
+
 def decode(image: ImageSource, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Tensor:
     """The pixels of an image as it is meant to be seen: ``(3, H, W)`` uint8 RGB, a view of ``(H, W, 3)`` memory.
 
@@ -106,24 +135,25 @@ def decode(image: ImageSource, *, max_pixels: int = MAX_PIXELS, shortest: int | 
         raise BadImage(_reason(error)) from error
 
 
-def fit(image: Tensor, *, size: int, mode: Literal["crop", "squash", "pad"] = "crop") -> Tensor:
-    """One view of an image for evaluation: ``(3, H, W)`` uint8 to ``(3, size, size)`` uint8.
+def fit(image: Tensor, *, size: int, frame: Frame = FRAME) -> Tensor:
+    """One view of an image for evaluation: ``(3, H, W)`` uint8 to ``(3, size, size)`` uint8, antialiased.
 
-    ``crop`` scales the shorter side to ``size`` and keeps the centre (CLIP's preprocessing); ``squash`` ignores the
-    aspect ratio (ALIGN, LiT, Chinese-CLIP); ``pad`` scales the longer side and adds black. Bicubic, antialiased.
+    Pixels and crop are torchvision's on a Pillow image, to one grey level (rarely two, by the rounding of weights).
+    transformers' processors round the crop's corner down where torchvision rounds to even: a pixel up or left if
+    what is cut off is 3 more than a multiple of 4.
     """
-    if mode == "squash":
-        return _resize(image, height=size, width=size)
-    if mode == "pad":
-        return _padded(image, size=size)
-    if mode != "crop":
-        raise UserError(f"the image mode {mode!r} is not known; it is 'crop', 'squash' or 'pad'")
-    image = _middle(image, longest=LONGEST)
-    height, width = image.shape[1:]
-    short = min(height, width)
-    scaled = _resize(image, height=size * height // short, width=size * width // short)
-    top, left = round((scaled.shape[1] - size) / 2), round((scaled.shape[2] - size) / 2)
-    return _dense(scaled[:, top : top + size, left : left + size])
+    side, ways = frame.side(size), frame.interpolation
+    match frame.mode:
+        case "squash":
+            return _centre(_resize(image, height=side, width=side, ways=ways), size=size)
+        case "pad":
+            return _centre(_padded(image, size=side, ways=ways), size=size)
+        case "crop":
+            image = _middle(image, longest=LONGEST)
+            height, width = image.shape[1:]
+            short = min(height, width)
+            scaled = _resize(image, height=side * height // short, width=side * width // short, ways=ways)
+            return _centre(scaled, size=size)
 
 
 def augment(image: Tensor, settings: Augment, *, size: int, rng: np.random.Generator) -> Tensor:
@@ -222,20 +252,25 @@ def _reason(error: Exception) -> str:
     return f"broken: {str(error).splitlines()[0][:80] if text.strip() else type(error).__name__}"
 
 
-def _resize(image: Tensor, *, height: int, width: int) -> Tensor:
+def _centre(image: Tensor, *, size: int) -> Tensor:
+    top, left = round((image.shape[1] - size) / 2), round((image.shape[2] - size) / 2)
+    return _dense(image[:, top : top + size, left : left + size])
+
+
+def _resize(image: Tensor, *, height: int, width: int, ways: str = "bicubic") -> Tensor:
     if image.shape[1:] == (height, width):
         return _dense(image)
     lost, narrowed = image.shape[1] - height, image.shape[2] - width
     if lost > max(0, 2 * narrowed):
         # Pillow 13's order of the two passes; what lies between them is cut to 0..255, so the order can be seen.
-        image = _scaled(image, height=height, width=image.shape[2])
-    return _scaled(image, height=height, width=width)
+        image = _scaled(image, height=height, width=image.shape[2], ways=ways)
+    return _scaled(image, height=height, width=width, ways=ways)
 
 
-def _scaled(image: Tensor, *, height: int, width: int) -> Tensor:
+def _scaled(image: Tensor, *, height: int, width: int, ways: str) -> Tensor:
     box = _dense(image.permute(1, 2, 0)).permute(2, 0, 1)
     # On uint8 this is vectorised, keeps Pillow's rounding to one grey level and lets other threads run.
-    return torch.nn.functional.interpolate(box[None], size=(height, width), mode="bicubic", antialias=True)[0]
+    return torch.nn.functional.interpolate(box[None], size=(height, width), mode=ways, antialias=True)[0]
 
 
 def _dense(pixels: Tensor) -> Tensor:
@@ -251,13 +286,13 @@ def _middle(image: Tensor, *, longest: int) -> Tensor:
     return image[:, top : top + tall, left : left + wide]
 
 
-def _padded(image: Tensor, *, size: int) -> Tensor:
+def _padded(image: Tensor, *, size: int, ways: str) -> Tensor:
     height, width = image.shape[1:]
     longer = max(height, width)
     tall, wide = max(1, round(size * height / longer)), max(1, round(size * width / longer))
     result = torch.zeros(3, size, size, dtype=torch.uint8)
     top, left = (size - tall) // 2, (size - wide) // 2
-    result[:, top : top + tall, left : left + wide] = _resize(image, height=tall, width=wide)
+    result[:, top : top + tall, left : left + wide] = _resize(image, height=tall, width=wide, ways=ways)
     return result
 
 

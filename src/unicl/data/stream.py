@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unicl.data.collate import ClassTexts, Collator, Drawn, KeyMode
-from unicl.data.image import Augment, augment, decode, fit
+from unicl.data.image import FRAME, Augment, Frame, augment, decode, fit
 from unicl.data.loading.loader import LoaderKind, Pace, by_threads, cores_here, pays
 from unicl.data.loading.packed import Packed
 from unicl.data.loading.team import Made
@@ -80,6 +80,7 @@ class Stream:
         texts: ClassTexts,
         tokenizer: Tokenizer | None,
         size: int,
+        frame: Frame = FRAME,
         seed: int,
         quarantine: Quarantine,
         place: Place = Place(),
@@ -90,7 +91,7 @@ class Stream:
         self.starts = (0, *accumulate(len(source.samples) for source in sources))
         self.samples: Sequence[Sample] = tuple(sample for source in sources for sample in source.samples)
         self.mixture = Mixture(pools_of(sources, balance=settings.balance), seed=seed)
-        self.size, self.seed = size, seed
+        self.size, self.frame, self.seed = size, frame, seed
         self.collator = Collator(mode=settings.keys, texts=texts, tokenizer=tokenizer)
         self.quarantine, self.place, self.features = quarantine, place, features
         if settings.batch < place.ranks:
@@ -199,7 +200,7 @@ class Stream:
         assert sample.image is not None
         settings = self.settings.augment
         if settings is None:
-            out.numpy()[:] = fit(decode(sample.image), size=self.size).numpy()
+            out.numpy()[:] = fit(decode(sample.image), size=self.size, frame=self.frame).numpy()
             return
         pixels = decode(sample.image, shortest=settings.shortest(self.size))
         for view in out:

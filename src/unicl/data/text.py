@@ -1,37 +1,36 @@
 """Texts to tokens: clean, tokenise, pad to the longest text at hand."""
 
-import gzip
-import html
 import json
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
-import ftfy
 import regex
 import tokenizers
 import torch
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 
+from unicl.data import tokens as published
+from unicl.data.clean import Cleaning, clean, prepare
 from unicl.errors import UserError, suggest
 
-Cleaning = Literal["none", "bert", "lower", "fold"]
-"""What happens to a text before its tokens: nothing; blanks around some Han; `clean` and lower case; that and NFKC."""
+__all__ = [
+    "NAMES",
+    "Cleaning",
+    "Tokenizer",
+    "clean",
+    "languages",
+    "load_tokenizer",
+    "padded_with_end",
+    "train_tokenizer",
+    "without_end",
+]
 
 NAMES: Final = ("clip", "chinese", "train")
-MERGES: Final = 49_152 - 256 - 2
-"""Merges of CLIP's vocabulary that are in use, of the 262,144 in its file (CLIP, section 2.4)."""
-
-_PLAIN: Final = re.compile(r"[ -%'-~]*")  # printable ASCII without "&": nothing that ftfy or html would change
-_CLIP_WORDS: Final = r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-_MISSED_HAN: Final = re.compile("([\U0002b820-\U0002b91f])")
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
 _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _SETTINGS: Final = "tokenizer_settings.json"
@@ -49,13 +48,6 @@ _SCRIPTS: Final = (
 )
 
 
-def clean(text: str) -> str:
-    """Broken encodings mended, HTML entities read, white space joined (CLIP's cleaning, without the lower case)."""
-    if not _PLAIN.fullmatch(text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split())
-
-
 def languages(text: str) -> str:
     """A guess by script: "zh", "ja", "ko", "ru", "ar", "he", "hi", "th", "el", "latin", or "none" without letters.
 
@@ -71,7 +63,8 @@ def languages(text: str) -> str:
 class Tokenizer:
     """Texts to padded token ids, with a start and an end mark where the vocabulary has them.
 
-    ``context`` is the longest row in tokens; a longer text is cut and keeps its end mark as last token.
+    ``context`` is the longest row in tokens; a longer text is cut and keeps its end mark as last token. If ``fixed``,
+    every row is that long, and its padding counts as text (SigLIP, LiT).
     Safe to call from several threads at once.
     """
 
@@ -84,6 +77,7 @@ class Tokenizer:
         eos_id: int,
         pad_id: int,
         cleaning: Cleaning = "none",
+        fixed: bool = False,
     ) -> None:
         # The library warns in every forked loader process unless this is set.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -98,14 +92,15 @@ class Tokenizer:
         self.eos_id: Final = eos_id
         self.pad_id: Final = pad_id
         self.cleaning: Final = cleaning
+        self.fixed: Final = fixed
         self.vocab_size: Final[int] = max(inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens ``(N, L)`` int64 and mask ``(N, L)`` bool, true where a token is real; L is the longest text here."""
         rows = [self._cut(ids) for ids in self._encode(texts)]
-        longest = max(map(len, rows), default=1) or 1
+        longest = self.context if self.fixed else max(map(len, rows), default=1) or 1
         tokens = torch.tensor([ids + [self.pad_id] * (longest - len(ids)) for ids in rows], dtype=torch.int64)
-        lengths = torch.tensor([len(ids) for ids in rows], dtype=torch.int64)
+        lengths = torch.tensor([longest if self.fixed else len(ids) for ids in rows], dtype=torch.int64)
         return tokens.view(len(rows), longest), torch.arange(longest) < lengths[:, None]
 
     def lengths(self, texts: Sequence[str]) -> Tensor:
@@ -122,12 +117,13 @@ class Tokenizer:
             "eos_id": self.eos_id,
             "pad_id": self.pad_id,
             "cleaning": self.cleaning,
+            "fixed": self.fixed,
         }
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, *, context: int | None = None) -> Self:
-        """Read what `save` wrote; None keeps the saved context."""
+    def load(cls, folder: Path, *, context: int | None = None, fixed: bool | None = None) -> Self:
+        """Read what `save` wrote; None keeps what was saved."""
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         return cls(
@@ -137,10 +133,11 @@ class Tokenizer:
             eos_id=settings["eos_id"],
             pad_id=settings["pad_id"],
             cleaning=settings["cleaning"],
+            fixed=settings.get("fixed", False) if fixed is None else fixed,
         )
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        cleaned = [_prepare(text, self.cleaning) for text in texts]
+        cleaned = [prepare(text, self.cleaning) for text in texts]
         return [encoding.ids for encoding in self.inner.encode_batch_fast(cleaned)]
 
     def _cut(self, ids: list[int]) -> list[int]:
@@ -150,30 +147,29 @@ class Tokenizer:
         return ids[: self.context - 1] + last
 
 
-def load_tokenizer(name: str, *, context: int) -> Tokenizer:
+def load_tokenizer(name: str, *, context: int, fixed: bool = False) -> Tokenizer:
     """A tokenizer by name or place.
 
     "clip": CLIP's BPE of 49,408 entries, its vocabulary read from the installed open_clip package; "chinese": BERT's
     WordPiece of 21,128 entries from the installed cn_clip package; else a folder that holds a saved tokenizer
-    (ours, a ``tokenizer.json``, or anything that transformers' AutoTokenizer reads), or a ``tokenizer.json`` itself.
+    (ours, or one that `unicl.data.tokens.read` knows), or a file of one, such as a ``tokenizer.json``.
 
     Raises `UserError` if the package or the place is missing.
     """
-    if name == "clip":
-        return _clip(context)
-    if name == "chinese":
-        return _chinese(context)
+    if name in ("clip", "chinese"):
+        found = published.clip() if name == "clip" else published.chinese()
+        return _tokenizer(found, name=name, context=context, fixed=fixed)
     place = Path(name).expanduser()
     if not place.exists():
         raise UserError(
             f"no tokenizer {name!r}: it is neither one of {', '.join(NAMES)} nor a file or folder{suggest(name, NAMES)}"
         )
     if (place / _SETTINGS).exists():
-        return Tokenizer.load(place, context=context)
-    return _from_place(place, context=context)
+        return Tokenizer.load(place, context=context, fixed=fixed or None)
+    return _tokenizer(published.read(place), name=place.name, context=context, fixed=fixed)
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int, fixed: bool = False) -> Tokenizer:
     """A BPE over the characters of these texts, with bytes for any other character (Sennrich et al. 2016).
 
     Works for languages with and without blanks; equal texts give equal tokenizers. The vocabulary has at most
@@ -184,7 +180,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> T
     room = vocab_size - len(_SPECIAL) - len(_BYTES)
     if room < 32:
         raise UserError(f"a vocabulary of {vocab_size} is too small to train; give at least {vocab_size - room + 32}")
-    cleaned: Iterator[str] = (_prepare(text, "fold") for text in texts)
+    cleaned: Iterator[str] = (prepare(text, "fold") for text in texts)
     some = next((text for text in cleaned if text), None)
     if some is None:
         raise UserError("there is no text to train a tokenizer on; give data with captions or class names")
@@ -204,115 +200,43 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> T
         show_progress=False,
     )
     inner.train_from_iterator(chain([some], cleaned), trainer=trainer)
-    inner = _without_added_tokens(inner)
+    inner = published.without_added(inner)
+    published.with_marks(inner, start=_SPECIAL[1], end=_SPECIAL[2])
+    return Tokenizer(inner, name="train", context=context, eos_id=2, pad_id=0, cleaning="fold", fixed=fixed)
+
+
+def without_end(tokenizer: Tokenizer) -> Tokenizer:
+    """The same without a mark at the end of texts (LiT's BERT: [CLS] and words, no [SEP]; big_vision, pp_ops)."""
+    inner = tokenizers.Tokenizer.from_str(tokenizer.inner.to_str())
+    start = tokenizer.inner.encode("").tokens[:1]
+    published.with_marks(inner, start=start[0] if start else None, end=None)
+    return _tokenizer(
+        published.Vocabulary(inner=inner, eos_id=-1, pad_id=tokenizer.pad_id, cleaning=tokenizer.cleaning),
+        name=tokenizer.name,
+        context=tokenizer.context,
+        fixed=tokenizer.fixed,
+    )
+
+
+def padded_with_end(tokenizer: Tokenizer) -> Tokenizer:
+    """The same with rows always whole, filled with the end mark, so that their last token is one (LiT: "sticky")."""
+    return _tokenizer(
+        published.Vocabulary(
+            inner=tokenizer.inner, eos_id=tokenizer.eos_id, pad_id=tokenizer.eos_id, cleaning=tokenizer.cleaning
+        ),
+        name=tokenizer.name,
+        context=tokenizer.context,
+        fixed=True,
+    )
+
+
+def _tokenizer(found: published.Vocabulary, *, name: str, context: int, fixed: bool) -> Tokenizer:
     return Tokenizer(
-        _marked(inner, _SPECIAL[1:], ids=(1, 2)), name="train", context=context, eos_id=2, pad_id=0, cleaning="fold"
+        found.inner,
+        name=name,
+        context=context,
+        eos_id=found.eos_id,
+        pad_id=found.pad_id,
+        cleaning=found.cleaning,
+        fixed=fixed,
     )
-
-
-def _prepare(text: str, cleaning: Cleaning) -> str:
-    match cleaning:
-        case "none":
-            return text
-        case "bert":
-            # tokenizers' BERT normaliser does not part these Han characters, BERT itself does.
-            return text if text.isascii() else _MISSED_HAN.sub(r" \1 ", text)
-        case "lower":
-            return clean(text).lower()
-        case "fold":
-            return " ".join(unicodedata.normalize("NFKC", clean(text)).lower().split())
-
-
-def _clip(context: int) -> Tokenizer:
-    path = _package_file("open_clip", "bpe_simple_vocab_16e6.txt.gz", extra="unicl[compat]", what="CLIP's vocabulary")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        merges = [
-            (first, second) for first, second in (line.split() for line in lines.read().split("\n")[1 : MERGES + 1])
-        ]
-    alphabet = _byte_letters()
-    entries = [*alphabet, *(letter + "</w>" for letter in alphabet), *(a + b for a, b in merges)]
-    marks = ("<start_of_text>", "<end_of_text>")
-    vocabulary = {entry: id for id, entry in enumerate([*entries, *marks])}
-    inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(_CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    inner.decoder = decoders.BPEDecoder()
-    inner.add_special_tokens(list(marks))
-    bos_id, eos_id = (vocabulary[mark] for mark in marks)
-    inner = _marked(inner, marks, ids=(bos_id, eos_id))
-    return Tokenizer(inner, name="clip", context=context, eos_id=eos_id, pad_id=0, cleaning="lower")
-
-
-def _chinese(context: int) -> Tokenizer:
-    path = _package_file("cn_clip", "clip/vocab.txt", extra="cn-clip", what="the Chinese BERT vocabulary")
-    vocabulary = {line.strip(): id for id, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"))}
-    inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=200))
-    inner.normalizer = normalizers.BertNormalizer(strip_accents=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    marks = ("[CLS]", "[SEP]")
-    bos_id, eos_id = (vocabulary[mark] for mark in marks)
-    inner = _marked(inner, marks, ids=(bos_id, eos_id))
-    return Tokenizer(inner, name="chinese", context=context, eos_id=eos_id, pad_id=vocabulary["[PAD]"], cleaning="bert")
-
-
-def _from_place(place: Path, *, context: int) -> Tokenizer:
-    file = place / "tokenizer.json" if place.is_dir() else place
-    try:
-        if file.is_file():
-            inner = tokenizers.Tokenizer.from_file(str(file))
-        else:
-            from transformers import AutoTokenizer
-
-            inner = AutoTokenizer.from_pretrained(place, local_files_only=True).backend_tokenizer
-    except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"{place} holds no tokenizer that can be read ({error})") from error
-    pad_id = _pad_id(inner)
-    inner.no_truncation()
-    inner.no_padding()
-    marks = inner.encode("").ids
-    eos_id = marks[-1] if marks else _first_id(inner, ("<|endoftext|>", "</s>", "<eos>", "[SEP]"), otherwise=-1)
-    return Tokenizer(inner, name=place.name, context=context, eos_id=eos_id, pad_id=pad_id)
-
-
-def _pad_id(inner: tokenizers.Tokenizer) -> int:
-    if inner.padding:
-        return int(inner.padding["pad_id"])
-    return _first_id(inner, ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>"), otherwise=0)
-
-
-def _first_id(inner: tokenizers.Tokenizer, tokens: Sequence[str], *, otherwise: int) -> int:
-    found = (inner.token_to_id(token) for token in tokens)
-    return next((id for id in found if id is not None), otherwise)
-
-
-def _marked(inner: tokenizers.Tokenizer, marks: Sequence[str], *, ids: tuple[int, int]) -> tokenizers.Tokenizer:
-    start, end = marks
-    inner.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(start, ids[0]), (end, ids[1])]
-    )
-    return inner
-
-
-def _without_added_tokens(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    # A caption that says "<eos>" must not end there.
-    content = json.loads(inner.to_str())
-    content["added_tokens"] = []
-    return tokenizers.Tokenizer.from_str(json.dumps(content))
-
-
-def _byte_letters() -> list[str]:
-    """CLIP's 256 letters, in the order of its vocabulary: printable bytes first, the others as U+0100 and on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(byte) for byte in printable] + [chr(256 + rank) for rank in range(256 - len(printable))]
-
-
-def _package_file(package: str, file: str, *, extra: str, what: str) -> Path:
-    # find_spec does not run the package, whose import takes seconds.
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise UserError(f"{what} comes with the package {package}, which is missing; run: pip install '{extra}'")
-    return Path(spec.origin).parent / file

@@ -52,7 +52,8 @@ def _embedded(pixels: Sequence[Tensor], model: TwoTowers) -> Tensor:
 def _pixels(sample: Sample, model: TwoTowers) -> Tensor | None:
     assert sample.image is not None
     try:
-        return fit(decode(sample.image), size=model.settings.image.size)
+        image = model.settings.image
+        return fit(decode(sample.image), size=image.size, frame=image.frame)
     except BadImage:
         return None
 

@@ -17,6 +17,7 @@ from unicl.evaluate.exact import require_finite
 from unicl.evaluate.report import Unreadable
 from unicl.model import TwoTowers, View
 from unicl.space import ImageSource, Sample
+from unicl.towers.image import ImageSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ def embed_pictures(
     bad: list[Unreadable] = []
     features: list[Tensor] = []
     with bar(what, total=len(samples), shown=progress) as advance:
-        for part, pixels in _decoded(samples, size=model.settings.image.size, batch=batch):
+        for part, pixels in _decoded(samples, settings=model.settings.image, batch=batch):
             good = [(s, p) for s, p in zip(part, pixels, strict=True) if isinstance(p, Tensor)]
             bad += [Unreadable(id=s.id, reason=p) for s, p in zip(part, pixels, strict=True) if isinstance(p, str)]
             if good:
@@ -101,23 +102,23 @@ def _merge(first: Sample | None, sample: Sample) -> Sample:
 
 
 def _decoded(
-    samples: Sequence[Sample], *, size: int, batch: int
+    samples: Sequence[Sample], *, settings: ImageSettings, batch: int
 ) -> Iterator[tuple[Sequence[Sample], list[Tensor | str]]]:
     parts = [samples[start : start + batch] for start in range(0, len(samples), batch)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        waiting = [pool.submit(_pixels, sample, size=size) for part in parts[:1] for sample in part]
+        waiting = [pool.submit(_pixels, sample, settings=settings) for part in parts[:1] for sample in part]
         for number, part in enumerate(parts):
             following = parts[number + 1] if number + 1 < len(parts) else ()
-            coming = [pool.submit(_pixels, sample, size=size) for sample in following]
+            coming = [pool.submit(_pixels, sample, settings=settings) for sample in following]
             yield part, [future.result() for future in waiting]
             waiting = coming
 
 
-def _pixels(sample: Sample, *, size: int) -> Tensor | str:
+def _pixels(sample: Sample, *, settings: ImageSettings) -> Tensor | str:
     if sample.image is None:
         return "no image"
     try:
-        return fit(decode(sample.image), size=size)
+        return fit(decode(sample.image), size=settings.size, frame=settings.frame)
     except BadImage as error:
         return str(error)
 

@@ -1,6 +1,6 @@
 """From a tower's states to its embedding: pools over tokens, and heads to the shared width."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +8,20 @@ from torch import Tensor, nn
 from unicl.errors import UserError
 from unicl.space import Embedding
 
-HeadKind = Literal["linear", "mlp", "none"]
+HeadKind = Literal["linear", "affine", "mlp", "pooler", "gelu_half", "gelu_double", "none"]
+Option = bool | int | float | str | tuple[int | float, ...] | None
+"""A further argument of a model of timm's or transformers'."""
+
 Pool = Literal["eos", "cls", "mean", "max", "last"]
 
 
 def make_head(kind: HeadKind, *, features: int, width: int) -> nn.Module:
     """From ``features`` to ``width`` dimensions.
 
-    "linear": one matrix without bias (CLIP, section 2.3); "mlp": linear, ReLU, linear (ConVIRT, section 2.2);
-    "none": the features are the embedding.
+    "linear": one matrix without bias (CLIP, section 2.3); "affine": one with a bias (ALIGN, section 4.1); "mlp":
+    linear, ReLU, linear (ConVIRT, section 2.2); "pooler": BERT's dense layer and tanh, then a matrix (BertCLIP);
+    "gelu_half" and "gelu_double": two matrices around a GELU of half the sum of both widths, or of twice the
+    embedding's (open_clip's heads of transformers and of timm models); "none": the features are the embedding.
 
     Raises `UserError` if there is no head and the widths differ.
     """
@@ -25,6 +30,16 @@ def make_head(kind: HeadKind, *, features: int, width: int) -> nn.Module:
             head = nn.Linear(features, width, bias=False)
             nn.init.normal_(head.weight, std=features**-0.5)
             return head
+        case "affine":
+            return nn.Linear(features, width)
+        case "pooler":
+            last = nn.Linear(features, width, bias=False)
+            return nn.Sequential(nn.Linear(features, features), nn.Tanh(), last)
+        case "gelu_half":
+            inner = (features + width) // 2
+            return nn.Sequential(nn.Linear(features, inner, bias=False), nn.GELU(), nn.Linear(inner, width, bias=False))
+        case "gelu_double":
+            return nn.Sequential(nn.Linear(features, 2 * width), nn.GELU(), nn.Linear(2 * width, width, bias=False))
         case "mlp":
             return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
         case "none" if features != width:
@@ -35,7 +50,7 @@ def make_head(kind: HeadKind, *, features: int, width: int) -> nn.Module:
         case "none":
             return nn.Identity()
         case _:
-            raise UserError(f"unknown head {kind!r}; choose one of linear, mlp, none")
+            raise UserError(f"unknown head {kind!r}; choose one of {', '.join(get_args(HeadKind))}")
 
 
 def embed(features_NF: Tensor, head: nn.Module) -> Embedding:
@@ -75,4 +90,4 @@ def places_of(pool: Literal["eos", "cls", "last"], *, tokens: Tensor, mask: Tens
 
 
 def _at(states_ULF: Tensor, places: Tensor) -> Tensor:
-    return states_ULF[torch.arange(len(states_ULF), device=states_ULF.device), places]
+    return states_ULF[torch.arange(states_ULF.shape[0], device=states_ULF.device), places]

@@ -1,7 +1,8 @@
 """A timm model as an image tower: uint8 pixels to embeddings."""
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil, gcd
 from typing import Any, Final, Literal, Self
 
@@ -10,12 +11,14 @@ import torch
 from timm.layers import AttentionPool2d, RotAttentionPool2d
 from torch import Tensor, nn
 
+from unicl.data.image import Frame
 from unicl.errors import UserError, suggest
 from unicl.space import Embedding
-from unicl.towers.heads import HeadKind, embed, make_head
+from unicl.towers.heads import HeadKind, Option, embed, make_head
+from unicl.towers.keras import end_on_last_stage
 from unicl.towers.last import read_first_token
+from unicl.towers.lora import adapt, check_rank, hold_statistics, let_learn
 from unicl.towers.weights import hub
-from unicl.towers.weights.load import load_image_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,21 +27,30 @@ class ImageSettings:
 
     * ``name``: any timm model; ``size``: side of the square images in pixels.
     * ``pool``: "default" is the model's own; "avg" the mean of all places; "token" the class token; "map" a learned
-      query that attends to all places (CLIP, section 2.4).
+      query that attends to all places (CLIP, section 2.4); "stage" the mean of the last stage of an EfficientNet of
+      TensorFlow's, without the wide layer behind it (ALIGN, section 4.1): see `unicl.towers.keras`.
+    * ``options``: further arguments of timm's model, such as ``{"depth": 6}``.
+    * ``eps``: of all layer norms; None is the model's own.
+    * ``frame``: how a picture is fitted into the square when nothing is augmented.
     * ``head``: see `unicl.towers.heads.make_head`. With "none", a model that ends on an attention pool (CLIP's
       ResNets) lets that pool's output layer make the embedding.
     * ``weights``: "random", "hub", "package:NAME", or a file or folder.
     * ``locked``: the backbone does not learn (LiT, section 3); its head still does.
+    * ``lora``: the rank of adapters that learn in the backbone's place; 0 is none: see `unicl.towers.lora`.
     * ``drop_path``, ``patch_drop``, ``dropout``: shares of residual branches, of patches and of features (before the
       head) dropped in training.
     """
 
     name: str = "vit_tiny_patch16_224"
     size: int = 224
-    pool: Literal["default", "avg", "token", "map"] = "default"
+    options: Mapping[str, Option] = field(default_factory=dict)
+    eps: float | None = None
+    frame: Frame = Frame()
+    pool: Literal["default", "avg", "token", "map", "stage"] = "default"
     head: HeadKind = "linear"
     weights: str = "random"
     locked: bool = False
+    lora: int = 0
     drop_path: float = 0.0
     patch_drop: float = 0.0
     dropout: float = 0.0
@@ -46,7 +58,7 @@ class ImageSettings:
 
 
 class ImageTower(nn.Module):
-    """A timm backbone and a head; ``width`` is the embedding's. Weights are random: see `build_image_tower`.
+    """A timm backbone and a head; ``width`` is the embedding's. Weights are random: see `unicl.towers.build`.
 
     Raises `UserError` if timm has no such model or the model cannot be built so.
     """
@@ -56,7 +68,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, settings: ImageSettings, *, width: int) -> None:
         super().__init__()
-        self.settings: Final = settings
+        self.settings = settings
         self.backbone: Final = _backbone(settings, width=width)
         self.pool: Final = _extra_pool(self.backbone, settings)
         self.feature_width: Final[int] = _feature_width(self.backbone)
@@ -68,6 +80,9 @@ class ImageTower(nn.Module):
         self.set_normalisation(mean=shown["mean"], std=shown["std"])
         self.channels_last: bool = self.convolutional
         self.locked = False
+        check_rank(settings.lora, locked=settings.locked)
+        if settings.lora:
+            adapt(self.backbone, rank=settings.lora, probe=self._probe)
         self.lock(settings.locked)
 
     @property
@@ -92,8 +107,8 @@ class ImageTower(nn.Module):
     def lock(self, locked: bool) -> None:
         """Stop the backbone's learning, batch statistics included, or let it learn again."""
         self.locked = locked
-        for part in (self.backbone, self.pool):
-            part.requires_grad_(not locked)
+        let_learn(self.backbone, learns=not locked)
+        self.pool.requires_grad_(not locked)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -101,6 +116,8 @@ class ImageTower(nn.Module):
         if self.locked:
             self.backbone.eval()
             self.pool.eval()
+        if self.settings.lora:
+            hold_statistics(self.backbone)
         return self
 
     def features(self, images: Tensor) -> Tensor:
@@ -117,20 +134,13 @@ class ImageTower(nn.Module):
             features: Tensor = self.pool(self.backbone(scaled))
         return features
 
+    def _probe(self) -> None:
+        side = self.settings.size
+        self.pool(self.backbone(self.mean.new_zeros(1, 3, side, side)))
+
     def forward(self, images: Tensor) -> Embedding:
         """Images as in `features` to an `Embedding` whose whole is ``(N, D)`` at unit length."""
         return embed(self.dropout(self.features(images)), self.head)
-
-
-def build_image_tower(settings: ImageSettings, *, width: int) -> ImageTower:
-    """An image tower with the weights that the settings name.
-
-    Raises `UserError` if the model or the weights do not exist, or do not fit each other.
-    """
-    tower = ImageTower(settings, width=width)
-    if settings.weights != "random":
-        load_image_weights(tower, source=settings.weights, name=settings.name)
-    return tower
 
 
 class MapPool(nn.Module):
@@ -153,14 +163,20 @@ def _backbone(settings: ImageSettings, *, width: int) -> Any:
         hub.require(settings.name.removeprefix("hf-hub:"), also="name one of timm's own models")
     try:
         with torch.device("meta"):
-            plain = timm.create_model(settings.name, num_classes=0)
+            plain = timm.create_model(settings.name, num_classes=0, **settings.options)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"timm has no image model {settings.name!r}{suggest(settings.name, timm.list_models())}"
         ) from error
+    except (AssertionError, TypeError, ValueError) as error:
+        options = dict(settings.options)
+        raise UserError(f"the image model {settings.name!r} cannot be built with {options}: {error!r}") from error
     try:
-        model = timm.create_model(settings.name, **_arguments(plain, settings, width=width))
+        model = timm.create_model(settings.name, **settings.options, **_arguments(plain, settings, width=width))
         read_first_token(model)
+        if settings.pool == "stage":
+            end_on_last_stage(model)
+        _set_eps(model, settings.eps)
         if settings.checkpointing:
             model.set_grad_checkpointing(True)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -168,6 +184,20 @@ def _backbone(settings: ImageSettings, *, width: int) -> Any:
             f"the image model {settings.name!r} cannot be built with {_asked(settings)}: {error!r}"
         ) from error
     return model
+
+
+def _set_eps(model: nn.Module, eps: float | None) -> None:
+    # timm takes it only inside a function, which no settings file can hold.
+    for part in model.modules():
+        if eps is not None and isinstance(part, nn.LayerNorm):
+            part.eps = eps
+
+
+def timm_arguments(settings: ImageSettings, *, width: int) -> dict[str, Any]:
+    """What `timm.create_model` is called with for these settings, beside the name."""
+    with torch.device("meta"):
+        plain = timm.create_model(settings.name, num_classes=0, **settings.options)
+    return {**settings.options, **_arguments(plain, settings, width=width)}
 
 
 def _arguments(plain: Any, settings: ImageSettings, *, width: int) -> dict[str, Any]:
@@ -185,7 +215,7 @@ def _arguments(plain: Any, settings: ImageSettings, *, width: int) -> dict[str, 
     arguments["num_classes"] = width if settings.head == "none" and _ends_on_pool(plain) else 0
     if settings.pool == "map" and _ends_on_pool(plain):
         return arguments
-    if settings.pool != "default":
+    if settings.pool not in ("default", "stage"):
         arguments["global_pool"] = "" if _needs_pool(plain, settings) else settings.pool
     return arguments
 

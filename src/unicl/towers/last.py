@@ -41,6 +41,10 @@ class FirstTokenBlock(nn.Module):
 
     def _attend(self, states_NPF: Tensor) -> Tensor:
         attention = self.attn
+        if type(attention.qkv) is not nn.Linear:
+            # An adapter sits on the matrix, and only a call of the whole layer goes through it.
+            whole: Tensor = attention(states_NPF)
+            return whole[:, :1]
         width, heads, size = attention.proj.in_features, attention.num_heads, states_NPF.shape[:2]
         weight, bias = attention.qkv.weight, attention.qkv.bias
         first, both = (None, None) if bias is None else (bias[:width], bias[width:])
@@ -79,7 +83,7 @@ def clip_text_at(model: Any, tokens: Tensor, *, places: Tensor) -> Tensor:
 
 
 def _clip_layer_at(layer: Any, states_ULF: Tensor, places: Tensor) -> Tensor:
-    rows = torch.arange(len(places), device=places.device)
+    rows = torch.arange(places.shape[0], device=places.device)
     attention = layer.self_attn
     normed = layer.layer_norm1(states_ULF)
     query = _in_heads(attention.q_proj(normed[rows, places])[:, None], attention)

@@ -1,7 +1,7 @@
 """A transformers model as a text tower: tokens to embeddings."""
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -12,34 +12,45 @@ from torch import Tensor, nn
 from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from unicl.errors import UserError, suggest
 from unicl.space import Embedding
-from unicl.towers.heads import HeadKind, Pool, embed, make_head, places_of, pool_tokens
+from unicl.towers.heads import HeadKind, Option, Pool, embed, make_head, places_of, pool_tokens
 from unicl.towers.kept import KeptTexts, state_of
 from unicl.towers.last import clip_text_at
+from unicl.towers.lora import adapt, check_rank, let_learn
 from unicl.towers.weights import hub, package
-from unicl.towers.weights.load import load_text_weights
 
-NAMES: Final = ("clip", "bert", "package:minilm")
-OWN_NAMES: Final = ("clip", "bert")
+OWN_NAMES: Final = ("clip", "bert", "siglip")
 """Models that are made from the settings alone."""
+NAMES: Final = (*OWN_NAMES, "package:minilm")
 GROUPS: Final = 8
 LEAST_ROWS: Final = 32
 WORTH: Final = 0.8
 LEAST_SAVED: Final = 0.02
 """From `LEAST_ROWS` texts on, they are read in at most `GROUPS` by length, if that leaves less than `WORTH` of the
 work; a further group has to save `LEAST_SAVED` of what is left."""
+_DROPOUTS: Final = (
+    "attention_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout_rate",
+    "dropout",
+    "activation_dropout",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSettings:
     """What a text tower is made of.
 
-    * ``name``: "clip" (causal, QuickGELU), "bert" (reads both ways), "package:minilm", or a folder or hub name that
-      transformers reads; these last bring their own sizes, so ``layers``, ``dim``, ``heads`` and ``eps`` are unused.
+    * ``name``: "clip" (causal, QuickGELU), "bert" and "siglip" (read both ways), "package:minilm", or a folder or hub
+      name that transformers reads; these last bring their sizes, so ``layers``, ``dim``, ``heads``, ``eps`` are unused.
     * ``tokenizer``: "train" (on the user's texts), "clip", "chinese", a folder, or "" for the model's own.
     * ``pool``: see `unicl.towers.heads.pool_tokens`; "default" is what the model was made for.
     * ``vocab``: entries of a trained tokenizer at most; ``context``: longest text in tokens.
     * ``eps``: of the layer norms; CLIP has 1e-5, UniCL 1e-12.
+    * ``fixed``: every text is padded to ``context`` tokens and its padding is read like words (SigLIP, LiT).
+    * ``options``: further fields of transformers' configuration, such as ``{"hidden_act": "gelu"}``.
     * ``locked``: the transformer does not learn; its head still does.
+    * ``lora``: the rank of adapters that learn in the transformer's place; 0 is none: see `unicl.towers.lora`.
     """
 
     name: str = "clip"
@@ -52,14 +63,17 @@ class TextSettings:
     eps: float = 1e-5
     pool: Literal["default", "eos", "cls", "mean", "max", "last"] = "default"
     head: HeadKind = "linear"
+    fixed: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict)
     weights: str = "random"
     locked: bool = False
+    lora: int = 0
     dropout: float = 0.0
     checkpointing: bool = False
 
 
 class TextTower(nn.Module):
-    """A transformers model and a head; ``width`` is the embedding's. Weights are random: see `build_text_tower`.
+    """A transformers model and a head; ``width`` is the embedding's. Weights are random: see `unicl.towers.build`.
 
     While its head is trained, a locked transformer reads each distinct text once (`keeps`). All processes must agree
     on the texts where reading one is work of them all, as with sharded weights: there, set ``keeps`` to False.
@@ -70,7 +84,7 @@ class TextTower(nn.Module):
     def __init__(self, settings: TextSettings, *, width: int, vocab_size: int, eos_id: int, pad_id: int) -> None:
         super().__init__()
         config = _config(settings, vocab_size=vocab_size, eos_id=eos_id, pad_id=pad_id)
-        self.settings: Final = settings
+        self.settings = settings
         self.eos_id: Final = eos_id
         self.causal: Final[bool] = config.model_type == "clip_text_model"
         self.pool: Final[Pool] = _pool(settings, config)
@@ -82,13 +96,16 @@ class TextTower(nn.Module):
         self.kept: Final = KeptTexts()
         self.keeps = True
         self.locked = False
+        check_rank(settings.lora, locked=settings.locked)
+        if settings.lora:
+            adapt(self.backbone, rank=settings.lora, probe=self._probe)
         self.lock(settings.locked)
 
     def lock(self, locked: bool) -> None:
         """Stop the transformer's learning, or let it learn again."""
         self.locked = locked
         self.kept.clear()
-        self.backbone.requires_grad_(not locked)
+        let_learn(self.backbone, learns=not locked)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -135,6 +152,10 @@ class TextTower(nn.Module):
         states = self.backbone(input_ids=tokens, attention_mask=seen).last_hidden_state
         return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
+    def _probe(self) -> None:
+        tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.backbone.device)
+        self._read(tokens, tokens == 0)
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Embedding:
         """Tokens as in `features` to an `Embedding` whose whole is ``(U, D)`` at unit length."""
         return embed(self.features(tokens, mask), self.head)
@@ -144,39 +165,41 @@ class TextTower(nn.Module):
         self.backbone.config.save_pretrained(folder)
 
 
-def build_text_tower(settings: TextSettings, *, width: int, tokenizer: Tokenizer) -> TextTower:
-    """A text tower with the weights that the settings name.
-
-    Raises `UserError` if the model or the weights do not exist, or do not fit each other or the tokenizer.
-    """
-    tower = TextTower(
-        settings, width=width, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
-    )
-    if settings.weights != "random":
-        load_text_weights(tower, source=settings.weights, name=settings.name)
-    return tower
-
-
 def build_tokenizer(settings: TextSettings, *, texts: Iterable[str] = ()) -> Tokenizer:
     """The tokenizer that the settings name; ``texts`` are read only to train one.
 
     Raises `UserError` if it does not exist, or there is no text to train it on.
     """
     if settings.tokenizer == "train":
-        return train_tokenizer(texts, vocab_size=settings.vocab, context=settings.context)
+        return train_tokenizer(texts, vocab_size=settings.vocab, context=settings.context, fixed=settings.fixed)
     name = settings.tokenizer or _own_tokenizer(settings)
     if name.startswith("package:") or (name.count("/") == 1 and not Path(name).exists()):
         name = str(_place(name))
-    return load_tokenizer(name, context=settings.context)
+    return load_tokenizer(name, context=settings.context, fixed=settings.fixed)
+
+
+def read_config(name: str) -> Any:
+    """transformers' configuration of the text model in a folder, a package or the hub; of a pair, its text half.
+
+    Raises `UserError` if there is none.
+    """
+    from transformers import AutoConfig
+
+    place = _place(name)
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place} holds no text model that transformers can read: {error}") from error
+    return getattr(config, "text_config", None) or config
 
 
 def _own_tokenizer(settings: TextSettings) -> str:
     match settings.name:
         case "clip":
             return "clip"
-        case "bert":
+        case "bert" | "siglip":
             raise UserError(
-                "the text model 'bert' has no tokenizer of its own; choose train, clip, chinese or a folder"
+                f"the text model {settings.name!r} has no tokenizer of its own; choose train, clip, chinese or a folder"
             )
         case name:
             return str(_place(name))
@@ -195,21 +218,25 @@ def _place(name: str) -> Path:
 
 
 def _config(settings: TextSettings, *, vocab_size: int, eos_id: int, pad_id: int) -> Any:
-    if settings.name in ("clip", "bert") and settings.dim % settings.heads:
+    if settings.name in OWN_NAMES and settings.dim % settings.heads:
         raise UserError(f"dim {settings.dim} cannot be cut into {settings.heads} heads; make dim a multiple of heads")
     match settings.name:
         case "clip":
             config = _clip_config(settings)
         case "bert":
             config = _bert_config(settings)
+        case "siglip":
+            config = _siglip_config(settings)
         case name:
-            config = _read_config(_place(name))
+            config = read_config(name)
     if settings.weights == "random":
         config.vocab_size = vocab_size
         config.eos_token_id, config.pad_token_id = max(eos_id, 0), pad_id
-    for field in ("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
-        if hasattr(config, field):
-            setattr(config, field, settings.dropout)
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, settings.dropout)
+    for name, value in settings.options.items():
+        setattr(config, name, value)
     _check_sizes(config, settings, vocab_size=vocab_size)
     return config
 
@@ -242,14 +269,17 @@ def _bert_config(settings: TextSettings) -> Any:
     )
 
 
-def _read_config(place: Path) -> Any:
-    from transformers import AutoConfig
+def _siglip_config(settings: TextSettings) -> Any:
+    from transformers import SiglipTextConfig
 
-    try:
-        config = AutoConfig.from_pretrained(place, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place} holds no text model that transformers can read: {error}") from error
-    return getattr(config, "text_config", None) or config
+    return SiglipTextConfig(
+        hidden_size=settings.dim,
+        intermediate_size=4 * settings.dim,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        layer_norm_eps=settings.eps,
+    )
 
 
 def _check_sizes(config: Any, settings: TextSettings, *, vocab_size: int) -> None:
@@ -273,6 +303,8 @@ def _pool(settings: TextSettings, config: Any) -> Pool:
         return settings.pool
     if causal:
         return "eos"
+    if config.model_type == "siglip_text_model":
+        return "last"
     return "mean" if settings.name == "package:minilm" else "cls"
 
 
@@ -280,16 +312,23 @@ def _backbone(config: Any) -> Any:
     import transformers
 
     kind = type(config)
-    model_class = transformers.MODEL_MAPPING.get(kind, None) or getattr(
-        transformers, kind.__name__.removesuffix("Config") + "Model", None
+    stem = kind.__name__.removesuffix("Config")
+    # Of a pair of encoder and decoder (T5, M2M100) the encoder alone reads texts; T5 has a class without the decoder.
+    encoder_class = getattr(transformers, f"{stem}EncoderModel", None)
+    model_class = (
+        encoder_class or transformers.MODEL_MAPPING.get(kind, None) or getattr(transformers, f"{stem}Model", None)
     )
     if model_class is None:
         raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}")
+    if encoder_class or getattr(config, "is_encoder_decoder", False):
+        return model_class(config).get_encoder()
     if "add_pooling_layer" in model_class.__init__.__code__.co_varnames:
         return model_class(config, add_pooling_layer=False)
     model = model_class(config)
     if config.model_type == "clip_text_model":
         _init_clip(model)
+    if config.model_type == "siglip_text_model":
+        model.head = nn.Identity()  # the tower has a head of its own
     return model
 
 

@@ -16,6 +16,7 @@ from unicl.data.sources import Source
 from unicl.errors import BadImage, UserError
 from unicl.model import TwoTowers
 from unicl.space import Sample
+from unicl.towers.image import ImageSettings
 from unicl.train.ranks import Ranks
 from unicl.train.watch import together
 
@@ -48,7 +49,7 @@ def _make(samples: Sequence[Sample], model: TwoTowers, *, batch: int = 64) -> Te
     for first in track(starts, "features of the locked image tower", console=console, disable=not console.is_terminal):
         rows, pixels = [], []
         for row in range(first, min(first + batch, len(samples))):
-            image = _pixels(samples[row], size=model.settings.image.size)
+            image = _pixels(samples[row], settings=model.settings.image)
             if image is not None:
                 rows.append(row)
                 pixels.append(image)
@@ -57,10 +58,10 @@ def _make(samples: Sequence[Sample], model: TwoTowers, *, batch: int = 64) -> Te
     return features
 
 
-def _pixels(sample: Sample, *, size: int) -> Tensor | None:
+def _pixels(sample: Sample, *, settings: ImageSettings) -> Tensor | None:
     if sample.image is None:
         return None
     try:
-        return fit(decode(sample.image), size=size)
+        return fit(decode(sample.image), size=settings.size, frame=settings.frame)
     except BadImage:
         return None

@@ -60,10 +60,11 @@ def classify(
     rows: list[Classified] = []
     skipped: list[Item] = []
     with bar("classifying pictures", total=len(listing), shown=progress) as advance:
-        for got in decoded(listing, size=model.settings.image.size, batch=batch):
-            rows += _answers(model, got, names=names, classes_CD=classes, top=top)
-            skipped += got.skipped
-            advance(len(got.items) + len(got.skipped))
+        image = model.settings.image
+    for got in decoded(listing, size=image.size, batch=batch, frame=image.frame):
+        rows += _answers(model, got, names=names, classes_CD=classes, top=top)
+        skipped += got.skipped
+        advance(len(got.items) + len(got.skipped))
     if not rows:
         first = "; ".join(f"{item.id}: {item.reason}" for item in skipped[:3])
         raise UserError(f"none of the {len(skipped)} pictures can be read ({first})")

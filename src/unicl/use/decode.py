@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unicl.data.image import decode, fit
+from unicl.data.image import FRAME, Frame, decode, fit
 from unicl.errors import BadImage
 from unicl.use.files import Picture, stamp
 from unicl.use.vectors import Item
@@ -23,14 +23,14 @@ class Decoded:
     skipped: tuple[Item, ...]
 
 
-def decoded(pictures: Sequence[Picture], *, size: int, batch: int) -> Iterator[Decoded]:
-    """Batches of pictures, cut to squares of ``size``; while one is used, threads decode the next."""
+def decoded(pictures: Sequence[Picture], *, size: int, batch: int, frame: Frame = FRAME) -> Iterator[Decoded]:
+    """Batches of pictures, fitted into squares of ``size``; while one is used, threads decode the next."""
     parts = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        coming = [pool.submit(_decoded, picture, size=size) for part in parts[:1] for picture in part]
+        coming = [pool.submit(_decoded, picture, size=size, frame=frame) for part in parts[:1] for picture in part]
         for following in [*parts[1:], ()] if parts else []:
-            waiting, coming = coming, [pool.submit(_decoded, picture, size=size) for picture in following]
+            waiting, coming = coming, [pool.submit(_decoded, picture, size=size, frame=frame) for picture in following]
             yield _batch([future.result() for future in waiting], size=size)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -45,11 +45,11 @@ def _batch(rows: Sequence[tuple[Item, Tensor | None]], *, size: int) -> Decoded:
     )
 
 
-def _decoded(picture: Picture, *, size: int) -> tuple[Item, Tensor | None]:
+def _decoded(picture: Picture, *, size: int, frame: Frame) -> tuple[Item, Tensor | None]:
     # The stamp is taken first: a picture that changes while it is read is then read again next time.
     before = stamp(picture.image)
     try:
-        pixels = fit(decode(picture.image), size=size)
+        pixels = fit(decode(picture.image), size=size, frame=frame)
     except (BadImage, OSError) as error:
         return Item(id=picture.id, image=picture.image, stamp=before, reason=str(error)), None
     return Item(id=picture.id, image=picture.image, stamp=before), pixels

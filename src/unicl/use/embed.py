@@ -179,7 +179,8 @@ def _write_part(
     rows: list[Tensor] = [torch.zeros(0, manifest.width)]
     items: list[Item] = []
     skipped: list[Item] = []
-    for got in decoded(part, size=model.settings.image.size, batch=batch):
+    image = model.settings.image
+    for got in decoded(part, size=image.size, batch=batch, frame=image.frame):
         rows.append(model.embed_image(got.pixels, view=manifest.view, batch=batch))
         items += got.items
         skipped += got.skipped

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from unicl.errors import UserError
-from unicl.towers.image import ImageSettings, ImageTower, build_image_tower
+from unicl.towers.build import build_image_tower
+from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import TextSettings, TextTower
 from unicl.towers.weights.hub import snapshot
 

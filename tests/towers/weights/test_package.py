@@ -7,7 +7,8 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from unicl.errors import UserError
-from unicl.towers.image import ImageSettings, ImageTower, build_image_tower
+from unicl.towers.build import build_image_tower
+from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.weights.package import image_state, text_folder
 
 LITE = ImageSettings(name="efficientnet_lite0", weights="package:efficientnet_lite0", locked=True)

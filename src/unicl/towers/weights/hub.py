@@ -1,5 +1,6 @@
 """Weights from the Hugging Face hub: from its cache, or from the network if there is one."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +9,12 @@ from unicl.errors import UserError
 PATIENCE: Final = 5.0
 """Seconds to wait for the hub before saying that it cannot be reached."""
 
-_FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
+_BESIDE: Final = ("*.json", "*.txt", "*.model")
+_WEIGHTS: Final = (
+    ("model*.safetensors", "open_clip_model.safetensors"),
+    ("pytorch_model*.bin", "open_clip*.bin", "*.pt", "*.npz"),
+)
+"""Files with weights: the second kind is fetched only where the first is missing."""
 
 
 def load_image(model: Any, *, name: str) -> None:
@@ -36,23 +42,29 @@ def snapshot(repository: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    if not (offline := _cached(repository)):
-        require(repository, also="give a folder that holds the model")
+    offline = _cached(repository)
+    files = () if offline else require(repository, also="give a folder that holds the model")
+    safe = any(fnmatch(file, pattern) for file in files for pattern in _WEIGHTS[0])
+    patterns = [*_BESIDE, *_WEIGHTS[0], *(() if safe else _WEIGHTS[1])]
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(_FILES), local_files_only=offline))
+        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=offline))
     except (OSError, ValueError) as error:
         raise UserError(f"the hub model {repository!r} could not be had: {error}") from error
 
 
-def require(repository: str, *, also: str) -> None:
-    """Raise `UserError` at once if a hub model is neither in the cache nor in reach; ``also`` is another way."""
+def require(repository: str, *, also: str) -> tuple[str, ...]:
+    """The files of a hub model, none if it is in the cache.
+
+    Raises `UserError` at once if it is neither there nor in reach; ``also`` is another way.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if _cached(repository):
-        return
+        return ()
     try:
-        HfApi().model_info(repository, timeout=PATIENCE)
+        found = HfApi().model_info(repository, timeout=PATIENCE)
+        return tuple(file.rfilename for file in found.siblings or ())
     except RepositoryNotFoundError as error:
         raise UserError(f"the hub has no model {repository!r} that you may read; check the name, or {also}") from error
     except Exception as error:  # every way in which a network can be missing
@@ -63,5 +75,5 @@ def require(repository: str, *, also: str) -> None:
 def _cached(repository: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    names = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+    names = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors", "pytorch_model.bin")
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)

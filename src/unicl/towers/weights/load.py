@@ -1,31 +1,34 @@
-"""Weights of any known layout into a tower: strictly, or not at all."""
+"""Weights of any known layout into a tower that the user named: strictly, or not at all."""
 
+import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unicl.errors import UserError
-from unicl.towers.weights import hub, open_clip, package
+from unicl.towers.lora import adapters
+from unicl.towers.weights import hub, layouts, open_clip, openai, package
+from unicl.towers.weights.checkpoint import Checkpoint, open_checkpoint
+from unicl.towers.weights.names import mismatch, shapes_differ
+from unicl.towers.weights.positions import resample_grid, resized
+from unicl.towers.weights.published import Layout
 
-_IN_FOLDER: Final = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-)
-_CONTAINERS: Final = ("state_dict", "model", "model_state_dict")
+Side = Literal["image", "text"]
+
 _TEXT_PREFIXES: Final = ("text_model.", "bert.", "roberta.", "model.")
+_THEIR_TEXTS: Final = r"(?:text\.)?transformer\.resblocks\.|text\.transformer\."
 
 
 def load_image_weights(tower: nn.Module, *, source: str, name: str) -> None:
     """Give the image tower of timm's model ``name`` the weights of "hub", "package:NAME", or a file or folder.
 
-    Known layouts: a run of this library, OpenAI's and open_clip's checkpoints (head included), timm's (backbone only).
+    Known layouts: a run of this library, any published pair (head included), and timm's, torchvision's and others' own
+    (backbone only). Learned positions are resampled to the tower's image size.
     Raises `UserError` if the weights do not exist or do not fit.
     """
     if source == "hub":
@@ -33,85 +36,138 @@ def load_image_weights(tower: nn.Module, *, source: str, name: str) -> None:
     elif source.startswith("package:"):
         load_strict(tower, package.image_state(source.removeprefix("package:"), tower, model=name), source=source)
     else:
-        _load_image_state(tower, read_state(source), source=source)
+        _load_image(tower, open_checkpoint(_own_folder(Path(source).expanduser())), source=source)
 
 
 def load_text_weights(tower: nn.Module, *, source: str, name: str) -> None:
     """Give the text tower of the model ``name`` the weights of "hub", "package:NAME", or a file or folder.
 
-    Known layouts: a run of this library, OpenAI's and open_clip's checkpoints (head included), transformers'
-    (without a head). Raises `UserError` if the weights do not exist or do not fit.
+    Known layouts: a run of this library, any published pair (head included), and transformers' folders (without a
+    head). A tower of shorter context takes the first positions, which is exact.
+    Raises `UserError` if the weights do not exist or do not fit.
     """
-    place = _text_place(source, name=name)
-    if place.is_dir() and (place / "config.json").exists():
+    place = _own_folder(_text_place(source, name=name))
+    if place.is_dir() and (place / "config.json").exists() and not _is_own(place):
         _load_folder(tower.get_submodule("backbone"), place)
     else:
-        _load_text_state(tower, read_state(str(place)), source=source)
-
-
-def read_state(source: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a PyTorch file, read without running its code, or of a folder with one.
-
-    Raises `UserError` if there is none or it cannot be read safely.
-    """
-    file = _file(Path(source).expanduser())
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each have their own
-        if "TorchScript" not in str(error):
-            raise UserError(f"{file} cannot be read as weights: {_reason(error)}") from error
-        content = torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-    for name in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{file} holds no state dict of tensors; save the model's state_dict()")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+        _load_text(tower, open_checkpoint(place), source=source)
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load exactly these tensors; raises `UserError` naming the missing, the unexpected and the wrongly shaped."""
-    own = module.state_dict()
-    missing, left = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    own, fresh = module.state_dict(), adapters(module)
+    missing, left = sorted(set(own) - set(state) - set(fresh)), sorted(set(state) - set(own))
     if missing or left:
-        raise UserError(open_clip.mismatch(source, missing=missing, left=left))
+        raise UserError(mismatch(source, missing=missing, left=left))
     for key, value in state.items():
         if value.shape != own[key].shape:
-            raise UserError(
-                f"{source} does not fit this tower: {key} is {tuple(value.shape)} there, {tuple(own[key].shape)} here; "
-                "use the model name, width and sizes that the weights were made with"
-            )
-    module.load_state_dict(state, strict=True)
+            raise UserError(shapes_differ(source, key, theirs=value.shape, ours=own[key].shape))
+    module.load_state_dict({**fresh, **state}, strict=True)
 
 
-def _load_image_state(tower: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    if open_clip.is_image_state(state):
-        load_strict(tower, open_clip.image_state(state, tower), source=source)
-    elif own := _own(state, part="image"):
-        load_strict(tower, own, source=source)
+def fit_positions(state: Mapping[str, Tensor], tower: nn.Module) -> dict[str, Tensor]:
+    """OpenAI's or open_clip's state dict with position tables of a tower's sizes.
+
+    Those of images are resampled (bicubic), those of texts cut to the first.
+    """
+    changed = dict(state)
+    own = tower.state_dict()
+    image = next((value for key, value in own.items() if key.endswith("pos_embed")), None)
+    text = next((value for key, value in own.items() if key.endswith("position_embedding.weight")), None)
+    for name, value in state.items():
+        if name.endswith("positional_embedding") and name.startswith("visual.") and image is not None:
+            old, new = (round((rows - 1) ** 0.5) for rows in (len(value), image.shape[-2]))
+            changed[name] = value if old == new else resample_grid(value, old=(old, old), new=(new, new))
+        elif name.endswith("positional_embedding") and text is not None:
+            changed[name] = value[: len(text)]
+    return changed
+
+
+def _load_image(tower: nn.Module, found: Checkpoint, *, source: str) -> None:
+    state = _own(found.state, part="image") or _of_pair(found, tower, side="image", source=source)
+    if state:
+        load_strict(tower, state, source=source)
+        return
+    backbone = tower.get_submodule("backbone")
+    state = _timm_state(found.state, backbone)
+    single = layouts.find(found, among=layouts.SINGLES)
+    if single is not None and set(state) != set(backbone.state_dict()):
+        state = _share(single.read(found).state, part="image.backbone") or state
+    load_strict(backbone, state, source=source)
+
+
+def _load_text(tower: nn.Module, found: Checkpoint, *, source: str) -> None:
+    if state := _own(found.state, part="text") or _of_pair(found, tower, side="text", source=source):
+        load_strict(tower, state, source=source)
     else:
         backbone = tower.get_submodule("backbone")
-        load_strict(backbone, _timm_state(state, backbone), source=source)
+        load_strict(backbone, _transformers_state(found.state, backbone), source=source)
 
 
-def _load_text_state(tower: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    if open_clip.is_text_state(state):
-        load_strict(tower, open_clip.text_state(state, tower), source=source)
-    elif own := _own(state, part="text"):
-        load_strict(tower, own, source=source)
-    else:
-        backbone = tower.get_submodule("backbone")
-        load_strict(backbone, _transformers_state(state, backbone), source=source)
-
-
-def _own(state: Mapping[str, Tensor], *, part: str) -> dict[str, Tensor]:
-    """The tower's share of a model of ours, or a tower of ours by itself; empty if it is neither."""
-    prefix = f"{part}." if any(key.startswith(f"{part}.backbone.") for key in state) else ""
-    if not any(key.startswith(f"{prefix}backbone.") for key in state):
+def _of_pair(found: Checkpoint, tower: nn.Module, *, side: Side, source: str) -> dict[str, Tensor]:
+    """The tower's share of a published pair; empty if it is none."""
+    layout = layouts.find(found, among=layouts.PAIRS)
+    if layout is not None and layout.NAME not in (openai.NAME, open_clip.NAME):
+        return _of_layout(found, layout, tower, side=side)
+    if not found.any(r"visual\." if side == "image" else _THEIR_TEXTS):
         return {}
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    _check_activation(found, tower, side=side, source=source)
+    return open_clip.tower_state(fit_positions(found.state, tower), tower, side=side, source=source)
+
+
+def _of_layout(found: Checkpoint, layout: Layout, tower: Any, *, side: Side) -> dict[str, Tensor]:
+    published = layout.read(found)
+    if side == "image" and published.image is not None:
+        published = resized(published, size=tower.settings.size, context=None)
+    if side == "text" and published.text is not None and published.text.context > tower.settings.context:
+        published = resized(published, size=None, context=tower.settings.context)
+    state = _share(published.state, part=side)
+    if state and not published.pair:
+        state = {k: v for k, v in tower.state_dict().items() if not k.startswith("backbone.")} | state
+    shown = {"mean": published.mean, "std": published.std} if side == "image" and state else {}
+    return state | {name: torch.tensor(values).view(-1, 1, 1) for name, values in shown.items()}
+
+
+def _check_activation(found: Checkpoint, tower: nn.Module, *, side: Side, source: str) -> None:
+    blocks = r"visual\.transformer\.resblocks" if side == "image" else r"(?:text\.)?transformer\.resblocks"
+    wanted = open_clip.is_quick(found) if found.any(blocks) else None
+    quick = any(type(module).__name__.startswith("QuickGELU") for module in tower.modules())
+    if wanted is not None and wanted != quick:
+        names = {True: "QuickGELU", False: "GELU"}
+        fix = "a model with quickgelu in its name" if wanted else "one without quickgelu in its name"
+        fix = fix if side == "image" else "text.options with another hidden_act"
+        raise UserError(
+            f"the weights in {source} were made with {names[wanted]}, but the {side} tower computes {names[quick]}; "
+            f"choose {fix}"
+        )
+
+
+def _own_folder(place: Path) -> Path:
+    """The model folder of a run of ours, if it is one."""
+    with suppress(OSError, ValueError, KeyError):
+        run = json.loads((place / "run.json").read_text(encoding="utf-8"))
+        homes = [place / "checkpoints" / str(run[name]) for name in ("best", "last") if run.get(name)]
+        return next((home for home in homes if (home / "model.safetensors").is_file()), place)
+    return place
+
+
+def _is_own(place: Path) -> bool:
+    try:
+        content = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, Mapping) and {"image", "terms", "width"} <= set(content)
+
+
+def _own(state: Mapping[str, Tensor], *, part: Side) -> dict[str, Tensor]:
+    """The tower's share of a model of ours, or a tower of ours by itself; empty if it is neither."""
+    if any(key.startswith(f"{part}.backbone.") for key in state):
+        return _share(state, part=part)
+    return dict(state) if any(key.startswith("backbone.") for key in state) else {}
+
+
+def _share(state: Mapping[str, Tensor], *, part: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
 
 
 def _timm_state(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -132,7 +188,18 @@ def _transformers_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
     return {key: value for key, value in plain.items() if key.partition(".")[0] in parts and "position_ids" not in key}
 
 
+def _encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's share of a pair of encoder and decoder, which may keep their one table of words beside both."""
+    plain = {key.removeprefix("model."): value for key, value in state.items()}
+    words = {"embed_tokens.weight": plain["shared.weight"]} if "shared.weight" in plain else {}
+    return words | _share(plain, part="encoder")
+
+
 def _load_folder(model: Any, place: Path) -> None:
+    if type(model).__name__.endswith(("Stack", "Encoder")):
+        # transformers reads the encoder of a T5 or an M2M100 as a part of the whole only.
+        load_strict(model, _encoder_state(open_checkpoint(place).state), source=str(place))
+        return
     try:
         loaded, report = type(model).from_pretrained(
             place, config=model.config, output_loading_info=True, local_files_only=True, dtype=torch.float32
@@ -144,7 +211,7 @@ def _load_folder(model: Any, place: Path) -> None:
     missing = sorted(key for key in report["missing_keys"] if key in own)
     left = sorted(key for key in report["unexpected_keys"] if key.partition(".")[0] in parts - {"pooler"})
     if missing or left:
-        raise UserError(open_clip.mismatch(str(place), missing=missing, left=left))
+        raise UserError(mismatch(str(place), missing=missing, left=left))
     load_strict(model, {k: v for k, v in loaded.state_dict().items() if k in own}, source=str(place))
 
 
@@ -158,15 +225,3 @@ def _text_place(source: str, *, name: str) -> Path:
 
 def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _file(place: Path) -> Path:
-    if place.is_file():
-        return place
-    if not place.is_dir():
-        raise UserError(f"no weights at {place}: give a file, a folder, 'hub', 'package:NAME' or 'random'")
-    found = [place / name for name in _IN_FOLDER if (place / name).is_file()]
-    found += sorted(path for path in place.iterdir() if path.suffix in {".safetensors", ".pt", ".pth", ".bin"})
-    if not found:
-        raise UserError(f"the folder {place} holds no weights; wanted {', '.join(_IN_FOLDER)} or a .pt file")
-    return found[0]

@@ -1,207 +1,268 @@
-"""The layout of OpenAI's and open_clip's checkpoints, both ways."""
+"""The checkpoints of open_clip: native, timm and transformers towers, alone or in a folder with open_clip_config.json.
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+Without its configuration, a checkpoint is taken for what most are: CLIP's towers with GELU and CLIP's preprocessing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from unicl.data.image import Frame, FrameMode
 from unicl.errors import UserError
+from unicl.towers.image import ImageSettings, ImageTower
+from unicl.towers.weights import open_clip_texts, openai
+from unicl.towers.weights.checkpoint import Checkpoint
+from unicl.towers.weights.names import Rule, Rules, Unused, to_ours
+from unicl.towers.weights.native import EPS, Act, vision_settings
+from unicl.towers.weights.published import CLIP_MEAN, CLIP_STD, Published, assembled
 
-Rules = tuple[tuple[str, str], ...]
-"""Patterns of our names with what theirs are."""
+NAME: Final = "open_clip"
+CONFIG: Final = "open_clip_config.json"
+MODES: Final[tuple[tuple[str, FrameMode], ...]] = (("shortest", "crop"), ("longest", "pad"), ("squash", "squash"))
+POOLS: Final = (("", "default"), ("avg", "avg"), ("token", "token"), ("map", "map"))
+"""timm_pool of open_clip, and `ImageSettings.pool`."""
 
-_VIT: Final[Rules] = (
-    (r"backbone\.cls_token", "visual.class_embedding"),
-    (r"backbone\.pos_embed", "visual.positional_embedding"),
-    (r"backbone\.patch_embed\.proj\.weight", "visual.conv1.weight"),
-    (r"backbone\.norm_pre\.(\w+)", r"visual.ln_pre.\1"),
-    (r"backbone\.norm\.(\w+)", r"visual.ln_post.\1"),
-    (r"backbone\.blocks\.(\d+)\.norm(\d)\.(\w+)", r"visual.transformer.resblocks.\1.ln_\2.\3"),
-    (r"backbone\.blocks\.(\d+)\.attn\.qkv\.(\w+)", r"visual.transformer.resblocks.\1.attn.in_proj_\2"),
-    (r"backbone\.blocks\.(\d+)\.attn\.proj\.(\w+)", r"visual.transformer.resblocks.\1.attn.out_proj.\2"),
-    (r"backbone\.blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"visual.transformer.resblocks.\1.mlp.c_fc.\2"),
-    (r"backbone\.blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"visual.transformer.resblocks.\1.mlp.c_proj.\2"),
-    (r"head\.weight", "visual.proj"),
+_VISION: Final = (
+    "layers width head_width mlp_ratio patch_size image_size ls_init_value patch_dropout attn_pooler_queries "
+    "attn_pooler_heads no_ln_pre pos_embed_type final_ln_after_pool pool_type output_tokens act_kwargs norm_kwargs "
+    "timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias timm_drop timm_drop_path"
 )
-_RESNET: Final[Rules] = (
-    (r"backbone\.stem\.conv(\d)\.conv\.(\w+)", r"visual.conv\1.\2"),
-    (r"backbone\.stem\.conv(\d)\.bn\.(\w+)", r"visual.bn\1.\2"),
-    *(
-        (rf"backbone\.stages\.{stage}\.{ours}", rf"visual.layer{stage + 1}.{theirs}")
-        for stage in range(4)
-        for ours, theirs in (
-            (r"(\d+)\.conv(\d)_\w+\.conv\.(\w+)", r"\1.conv\2.\3"),
-            (r"(\d+)\.conv(\d)_\w+\.bn\.(\w+)", r"\1.bn\2.\3"),
-            (r"(\d+)\.shortcut\.conv\.conv\.(\w+)", r"\1.downsample.0.\2"),
-            (r"(\d+)\.shortcut\.conv\.bn\.(\w+)", r"\1.downsample.1.\2"),
+_UNUSED: Final = (*openai.UNUSED, Unused(r"text\.transformer\.(?:\w+\.)*position_ids", "numbers of places, made anew"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Images:
+    """An image tower as read: how it is built, and where its tensors are."""
+
+    settings: ImageSettings
+    rules: Rules
+    more: Mapping[str, Tensor]
+
+
+def recognises(found: Checkpoint) -> bool:
+    """Whether it is open_clip's: by its configuration, or by the names of both towers."""
+    if "vision_cfg" in config_of(found):
+        return True
+    texts = r"(?:text\.)?(?:transformer\.resblocks|token_embedding|ln_final)\.|text\.transformer\."
+    return not found.config and found.any(r"visual\.") and found.any(texts)
+
+
+def read(found: Checkpoint) -> Published:
+    """Both towers with the preprocessing of the configuration, or CLIP's without one.
+
+    Raises `UserError` naming what is missing, unexpected, wrongly shaped or not known in the configuration.
+    """
+    config = config_of(found)
+    frame, mean, std = _preprocessing(_section(found, "preprocess_cfg"))
+    width = embedding_width(found, config)
+    images = _images(found, config, frame=frame, width=width)
+    texts = open_clip_texts.read_texts(found, config, act=_act(config, "text_cfg"))
+    model = Published(
+        origin=f"open_clip ({'folder' if config else 'state dict'})",
+        source=str(found.place),
+        image=images.settings,
+        text=texts.settings,
+        width=width,
+        state={},
+        mean=mean,
+        std=std,
+        eos_id=texts.eos_id,
+        pad_id=texts.pad_id,
+        vocab_size=texts.vocab_size,
+        tokenizer=texts.tokenizer,
+        notes=() if config else _ASSUMED,
+    )
+    rules = (*images.rules, *texts.rules, *openai.SCALARS)
+    state = {**found.state, **images.more}
+    return assembled(state, model, rules=rules, unused=_UNUSED, bias="logit_bias" in state)
+
+
+_ASSUMED: Final = (
+    "no open_clip_config.json beside the weights: taken for GELU, heads of 64 dimensions, a causal text tower, and "
+    "CLIP's preprocessing and tokenizer; put the configuration into the folder if it was trained otherwise "
+    '(QuickGELU, as OpenAI\'s weights: "quick_gelu": true)',
+)
+
+
+def config_of(found: Checkpoint) -> Mapping[str, Any]:
+    """The ``model_cfg`` of a checkpoint's open_clip_config.json; empty if there is none."""
+    content = _section(found, "model_cfg")
+    return content if {"vision_cfg", "text_cfg"} <= set(content) else {}
+
+
+def embedding_width(found: Checkpoint, config: Mapping[str, Any]) -> int:
+    """D, by the configuration or by the heads."""
+    prefix = prefix_of(found)
+    places = ((f"{prefix}text_projection", 1), ("visual.proj", 1), ("visual.attnpool.c_proj.bias", 0))
+    return int(config.get("embed_dim") or openai.size_of(found, *places))
+
+
+def prefix_of(found: Checkpoint) -> str:
+    """What the names of the text tower start with: "text." in a CustomTextCLIP."""
+    return "text." if found.any(r"text\.") else ""
+
+
+def is_quick(found: Checkpoint) -> bool | None:
+    """Whether the towers have QuickGELU: OpenAI's do, a configuration says so; None if nothing does."""
+    if openai.recognises(found):
+        return True
+    config = config_of(found)
+    return bool(config.get("quick_gelu")) if config else None
+
+
+def tower_state(state: Mapping[str, Tensor], tower: nn.Module, *, side: str, source: str) -> dict[str, Tensor]:
+    """The state dict of a tower that the user named, out of OpenAI's or open_clip's; its buffers stay as they are.
+
+    ``side`` is "image" or "text". Raises `UserError` naming what is missing, unexpected or wrongly shaped.
+    """
+    own = tower.state_dict()
+    buffers = {key: value for key, value in own.items() if key in ("mean", "std")}
+    wanted = {f"{side}.{key}": value for key, value in own.items() if key not in buffers}
+    scalars = "logit_scale|logit_bias"
+    theirs = {k: v for k, v in state.items() if k.startswith("visual.") == (side == "image")}
+    theirs = {k: v for k, v in theirs.items() if k not in scalars.split("|")}
+    rules = _image_rules(state, tower) if side == "image" else open_clip_texts.tower_rules(state)
+    found, _ = to_ours(theirs, wanted=wanted, rules=rules, unused=_UNUSED, source=source)
+    return {key.removeprefix(f"{side}."): value for key, value in found.items()} | buffers
+
+
+def _section(found: Checkpoint, name: str) -> Mapping[str, Any]:
+    content = found.config
+    if "model_cfg" not in content:
+        file = (found.folder or found.place.parent) / CONFIG
+        content = _read(file) if file.is_file() and found.any(r"visual\.") else {}
+    section = content.get(name, {})
+    return section if isinstance(section, Mapping) else {}
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def _act(config: Mapping[str, Any], side: str) -> Act:
+    if (config.get(side, {}).get("act_kwargs") or {}).get("approximate") == "tanh":
+        return "gelu_tanh"
+    return "quick_gelu" if config.get("quick_gelu") else "gelu"
+
+
+def _preprocessing(section: Mapping[str, Any]) -> tuple[Frame, tuple[float, float, float], tuple[float, float, float]]:
+    mode = section.get("resize_mode") or "shortest"
+    if mode not in dict(MODES) or section.get("fill_color"):
+        raise UserError(
+            f"{CONFIG} asks for resize_mode {mode!r} and fill_color {section.get('fill_color')}; known are "
+            f"{', '.join(dict(MODES))}, and black"
         )
-    ),
-    (r"backbone\.head\.pos_embed", "visual.attnpool.positional_embedding"),
-    (r"backbone\.head\.([qkv])\.(\w+)", r"visual.attnpool.\1_proj.\2"),
-    (r"backbone\.head\.proj\.(\w+)", r"visual.attnpool.c_proj.\1"),
-)
-_TRUNK: Final[Rules] = (
-    (r"backbone\.(.+)", r"visual.trunk.\1"),
-    (r"head\.weight", "visual.head.proj.weight"),
-)
-_TEXT: Final[Rules] = (
-    (r"embeddings\.token_embedding\.weight", "token_embedding.weight"),
-    (r"embeddings\.position_embedding\.weight", "positional_embedding"),
-    (r"final_layer_norm\.(\w+)", r"ln_final.\1"),
-    # "#q" names the third of their one matrix that is ours.
-    (r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(\w+)", r"transformer.resblocks.\1.attn.in_proj_\3#\2"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.(\w+)", r"transformer.resblocks.\1.attn.out_proj.\2"),
-    (r"encoder\.layers\.(\d+)\.layer_norm(\d)\.(\w+)", r"transformer.resblocks.\1.ln_\2.\3"),
-    (r"encoder\.layers\.(\d+)\.mlp\.fc1\.(\w+)", r"transformer.resblocks.\1.mlp.c_fc.\2"),
-    (r"encoder\.layers\.(\d+)\.mlp\.fc2\.(\w+)", r"transformer.resblocks.\1.mlp.c_proj.\2"),
-    (r"head\.weight", "text_projection"),
-)
-_CLIP_ONLY: Final = ("backbone.norm_pre.weight", "backbone.head.pos_embed")
-_OWN: Final = ("mean", "std")  # our towers' own buffers, which no checkpoint has
-_NOT_WEIGHTS: Final = ("logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size", "attn_mask")
+    # open_clip takes "random" for bicubic when it does not train.
+    ways = "bilinear" if section.get("interpolation") == "bilinear" else "bicubic"
+    frame = Frame(mode=dict(MODES)[mode], interpolation="bilinear" if ways == "bilinear" else "bicubic")
+    return frame, _triple(section.get("mean"), CLIP_MEAN), _triple(section.get("std"), CLIP_STD)
 
 
-def is_image_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict holds an image tower in this layout."""
-    return any(key.startswith("visual.") for key in state)
+def _triple(values: Any, otherwise: tuple[float, float, float]) -> tuple[float, float, float]:
+    if values is None:
+        return otherwise
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
-def is_text_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict holds a CLIP text tower in this layout."""
-    return any(key.removeprefix("text.").startswith("transformer.resblocks.") for key in state)
+def _images(found: Checkpoint, config: Mapping[str, Any], *, frame: Frame, width: int) -> _Images:
+    vision = config.get("vision_cfg", {})
+    open_clip_texts.check_fields(vision, known=_VISION, what=f"the image tower in {found.place}")
+    if vision.get("timm_model_name") or found.any(r"visual\.trunk\."):
+        return _trunk(found, vision, frame=frame, width=width)
+    if openai.is_resnet(found):
+        return _Images(settings=openai.find_resnet(found, frame=frame), rules=openai.RESNET, more={})
+    return _transformer(found, vision, frame=frame, act=_act(config, "vision_cfg"))
 
 
-def image_state(state: Mapping[str, Tensor], tower: nn.Module) -> dict[str, Tensor]:
-    """The tower's state dict from an OpenAI or open_clip one: ViT, CLIP's ResNet, or a timm model in open_clip.
-
-    Learned positions are resampled to the tower's image size. Raises `UserError` naming what is missing or left over.
-    """
-    wanted = tower.state_dict()
-    rules = _image_rules(wanted, trunk=any(key.startswith("visual.trunk.") for key in state))
-    theirs = {key: value for key, value in state.items() if key.startswith("visual.")}
-    found = _collect(wanted, rules, theirs)
-    return {key: _resampled(value, wanted[key], key) for key, value in found.items()}
-
-
-def text_state(state: Mapping[str, Tensor], tower: nn.Module) -> dict[str, Tensor]:
-    """The tower's state dict from an OpenAI or open_clip one.
-
-    A tower of shorter context takes the first positions, which is exact.
-    Raises `UserError` naming what is missing or left over.
-    """
-    wanted = tower.state_dict()
-    prefix = "text." if any(key.startswith("text.") for key in state) else ""
-    theirs = {
-        key.removeprefix(prefix): value
-        for key, value in state.items()
-        if key.startswith(prefix) and not key.startswith("visual.") and key.removeprefix(prefix) not in _NOT_WEIGHTS
-    }
-    found = _collect(wanted, _TEXT, theirs)
-    positions = next(key for key in wanted if key.endswith("position_embedding.weight"))
-    return found | {positions: found[positions][: len(wanted[positions])]}
-
-
-def open_clip_state(*, image: nn.Module, text: nn.Module) -> dict[str, Tensor]:
-    """Both towers as one state dict in open_clip's layout; the scale is the caller's to add (``logit_scale``).
-
-    An image tower that is not CLIP's own goes where open_clip keeps timm models. Raises `UserError` if a part of a
-    tower has no place there.
-    """
-    own = image.state_dict()
-    trunk = not any(key in own for key in _CLIP_ONLY)
-    prefix = "text." if trunk else ""
-    theirs = _whole_matrices(
-        {name: _to_theirs(own[key], name) for key, name in _names(own, _image_rules(own, trunk=trunk))}
+def _transformer(found: Checkpoint, vision: Mapping[str, Any], *, frame: Frame, act: Act) -> _Images:
+    if (vision.get("norm_kwargs") or {}).get("eps", EPS) != EPS:
+        raise UserError(f"{found.place} wants layer norms with {vision['norm_kwargs']}, but timm's CLIP has eps {EPS}")
+    plain = openai.read_vision(found, act=act)
+    heads = plain.width // int(vision["head_width"]) if vision.get("head_width") else plain.heads
+    read = replace(
+        plain,
+        heads=heads,
+        first_norm=not vision.get("no_ln_pre"),
+        layer_scale=vision.get("ls_init_value") is not None,
+        mean=vision.get("pool_type", "tok") == "avg",
+        mean_first=bool(vision.get("final_ln_after_pool")),
     )
-    own = text.state_dict()
-    words = _whole_matrices({name: _to_theirs(own[key], name) for key, name in _names(own, _TEXT)})
-    return theirs | {prefix + name: value for name, value in words.items()}
+    # Without a norm behind it, timm's patch embedding has a bias.
+    more = {} if read.first_norm else {"visual.conv1.bias": torch.zeros(read.width)}
+    return _Images(settings=vision_settings(read, frame=frame), rules=openai.VIT, more=more)
 
 
-def _whole_matrices(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join the thirds "#q", "#k", "#v" of a matrix."""
-    wholes = dict.fromkeys(name.removesuffix("#q") for name in named if not name.endswith(("#k", "#v")))
-    return {
-        name: named[name] if name in named else torch.cat([named[f"{name}#{third}"] for third in "qkv"])
-        for name in wholes
-    }
-
-
-def _image_rules(own: Iterable[str], *, trunk: bool) -> Rules:
-    keys = set(own)
-    if trunk:
-        return _TRUNK
-    return _RESNET if "backbone.stem.conv1.conv.weight" in keys else _VIT
-
-
-def _names(own: Iterable[str], rules: Rules) -> Iterator[tuple[str, str]]:
-    """Our name and theirs of each tensor."""
-    for key in own:
-        if key not in _OWN:
-            yield key, _their_name(key, rules)
-
-
-def _their_name(key: str, rules: Rules) -> str:
-    # Some versions of transformers keep the text model one level deeper.
-    plain = key.removeprefix("backbone.").removeprefix("text_model.") if rules is _TEXT else key
-    for pattern, name in rules:
-        if match := re.fullmatch(pattern, plain):
-            return match.expand(name)
-    raise UserError(
-        f"open_clip's layout has no place for {key!r}; it holds CLIP's ViT, ResNet and text tower, and timm models "
-        "with a linear head"
+def _trunk(found: Checkpoint, vision: Mapping[str, Any], *, frame: Frame, width: int) -> _Images:
+    name = vision.get("timm_model_name")
+    if not name:
+        raise UserError(
+            f"{found.place} has a timm model as image tower and does not say which; put its {CONFIG} beside it in a "
+            "folder, and give the folder"
+        )
+    pool, proj = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")
+    if pool not in dict(POOLS) or (proj == "mlp" and vision.get("timm_proj_bias")):
+        raise UserError(f"{found.place} has timm_pool {pool!r} and timm_proj {proj!r}, which no image tower here has")
+    head = {"linear": "affine" if vision.get("timm_proj_bias") else "linear", "mlp": "gelu_double", "none": "none"}
+    settings = ImageSettings(
+        name=name,
+        size=_side(vision.get("image_size", 224)),
+        frame=frame,
+        pool=dict(POOLS)[pool],  # type: ignore[arg-type]
+        head=head.get(proj, "affine"),  # type: ignore[arg-type]
     )
+    tower = _built(settings, width=width)
+    if any(key.startswith("backbone.fc_norm.") for key in tower.state_dict()) and not found.any(
+        r"visual.trunk.fc_norm"
+    ):
+        # open_clip pools after the norm, where timm left it when the model was made.
+        settings = replace(settings, options={"fc_norm": False})
+        tower = _built(settings, width=width)
+    return _Images(settings=settings, rules=trunk_rules(tower, head=str(proj or "")), more={})
 
 
-def _collect(wanted: Mapping[str, Tensor], rules: Rules, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = dict(_names(wanted, rules))
-    used = {name.partition("#")[0] for name in names.values()}
-    missing, left = sorted(used - set(theirs)), sorted(set(theirs) - used)
-    if missing or left:
-        raise UserError(mismatch("the CLIP checkpoint", missing=missing, left=left))
-    found = {key: _to_ours(theirs, name, like=wanted[key]) for key, name in names.items()}
-    return found | {key: wanted[key] for key in _OWN if key in wanted}
+def _built(settings: ImageSettings, *, width: int) -> ImageTower:
+    with torch.device("meta"):
+        return ImageTower(settings, width=width)
 
 
-def mismatch(what: str, *, missing: Iterable[str], left: Iterable[str]) -> str:
-    """One line about a state dict that does not fit: what it lacks, what it has beyond the tower."""
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
-        for kind, names in (("missing", list(missing)), ("unexpected", list(left)))
-        if names
-    ]
-    fix = "give the tower the model name, head and width that the weights were made with"
-    return f"{what} does not fit this tower: {' and '.join(parts)}; {fix}"
+def _side(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    height, width = size
+    if height != width:
+        raise UserError(f"image_size is {height} x {width}, and image towers here read squares")
+    return int(height)
 
 
-def _to_ours(theirs: Mapping[str, Tensor], name: str, *, like: Tensor) -> Tensor:
-    whole, _, third = name.partition("#")
-    value = theirs[whole]
-    if third:
-        return value.chunk(3)["qkv".index(third)]
-    if name in ("visual.proj", "text_projection"):
-        return value.T
-    return value[(None,) * (like.ndim - value.ndim)]
+def trunk_rules(tower: nn.Module, *, head: str) -> Rules:
+    """Rules of a timm tower; ``head`` is open_clip's timm_proj, or "" where timm's classifier makes the embedding."""
+    backbone: Any = tower.get_submodule("backbone")
+    classifier = backbone.pretrained_cfg["classifier"]
+    heads: dict[str, Rules] = {
+        "linear": (Rule(r"image\.head\.(weight|bias)", r"visual.head.proj.\1"),),
+        "mlp": (
+            Rule(r"image\.head\.0\.(weight|bias)", r"visual.head.mlp.fc1.\1"),
+            Rule(r"image\.head\.2\.weight", "visual.head.mlp.fc2.weight"),
+        ),
+        "": (Rule(r"image\.head\.(weight|bias)", rf"visual.trunk.{classifier}.\1"),),
+    }
+    return (Rule(r"image\.backbone\.(.+)", r"visual.trunk.\1"), *heads.get(head, ()))
 
 
-def _to_theirs(value: Tensor, name: str) -> Tensor:
-    match name:
-        case "visual.proj" | "text_projection":
-            return value.T.contiguous()
-        case "visual.class_embedding":
-            return value.flatten()
-        case "visual.positional_embedding":
-            return value.flatten(0, -2)
-        case _:
-            return value
-
-
-def _resampled(value: Tensor, like: Tensor, key: str) -> Tensor:
-    if not key.endswith("pos_embed") or value.shape == like.shape:
-        return value
-    side = round((like.shape[-2] - 1) ** 0.5)
-    resized: Tensor = resample_abs_pos_embed(value.view(1, *value.shape[-2:]), [side, side])
-    return resized.view(like.shape)
+def _image_rules(state: Mapping[str, Tensor], tower: nn.Module) -> Rules:
+    if any(key.startswith("visual.trunk.") for key in state):
+        head = (
+            "linear" if "visual.head.proj.weight" in state else "mlp" if "visual.head.mlp.fc1.weight" in state else ""
+        )
+        return trunk_rules(tower, head=head)
+    return openai.RESNET if any(key.startswith("visual.layer1.") for key in state) else openai.VIT
