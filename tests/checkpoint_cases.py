@@ -33,10 +33,10 @@ def wrong_by_one(
 
 
 def _cases(name: str, value: Tensor, place: int) -> list[tuple[str, str, dict[str, Tensor]]]:
-    """Each entry reshaped, and renamed and missing in turns."""
+    """One fault an entry, the three kinds in turns."""
     wider = torch.cat([value, value[..., :1]], dim=-1) if value.ndim else torch.zeros(2)
-    gone: tuple[str, dict[str, Tensor]] = ("missing", {}) if place % 2 else ("renamed", {f"{name}_x": value})
-    return [(name, "reshaped", {name: wider}), (name, *gone)][: 2 if place % 3 < 2 else 1]
+    faults = [("reshaped", {name: wider}), ("missing", {}), ("renamed", {f"{name}_x": value})]
+    return [(name, *faults[place % len(faults)])]
 
 
 def _said(found: Checkpoint, read: Callable[[Checkpoint], object]) -> str | None:

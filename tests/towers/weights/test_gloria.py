@@ -91,5 +91,5 @@ def test_another_image_tower_than_a_resnet_is_refused(original, tmp_path):
 def test_one_renamed_missing_or_reshaped_entry_is_named(original, tmp_path):
     spared = r".*(local_embedder\.weight|pooler\.dense\.\w+)"
     tried, wrong = wrong_by_one(opened(tmp_path, original), gloria.read, spared=spared)
-    assert tried > 50
+    assert tried > 27
     assert not wrong, wrong

@@ -225,7 +225,7 @@ def test_one_renamed_missing_or_reshaped_entry_is_named(kind, pieces, tmp_path):
     else:
         file = saved(tmp_path, image | text_arrays(text_model(), root="txt/"), pieces.read_bytes())
     tried, wrong = wrong_by_one(open_checkpoint(file), lit.read, alike=r"(?<=block_)\d+|(?<=layers_)\d+")
-    assert tried > 50
+    assert tried > 27
     assert not wrong, wrong
 
 

@@ -114,5 +114,5 @@ def test_one_renamed_missing_or_reshaped_entry_is_named(tmp_path):
     found, *_ = opened(tmp_path, resnet_state)
     spared = r".*(position_ids|pooler\.dense\.\w+)"
     tried, wrong = wrong_by_one(found, medclip.read, spared=spared)
-    assert tried > 50
+    assert tried > 27
     assert not wrong, wrong

@@ -77,7 +77,7 @@ def test_another_vocabulary_than_clips_is_refused(tmp_path):
 @pytest.mark.parametrize("layout", ["A", pytest.param("C", marks=pytest.mark.slow)])
 def test_one_renamed_missing_or_reshaped_entry_is_named(layout, tmp_path):
     tried, wrong = wrong_by_one(opened(tmp_path, theirs(layout)), microsoft_unicl.read, spared=BUFFERS)
-    assert tried > 50
+    assert tried > 27
     assert not wrong, wrong
 
 

@@ -141,7 +141,7 @@ def test_one_wrong_entry_is_an_error_that_names_it(tmp_path):
     rest = r"text_model\.(?!embeddings\.word).*|vision_model\.encoder\.blocks\.([2-9]|1\d).*"
     found = replace(open_checkpoint(tmp_path), folder=None)
     tried, wrong = wrong_by_one(found, layout.read, spared=rf"{rest}|vision_model.*(bias|norm|bn).*")
-    assert tried > 8
+    assert tried > 4
     assert wrong == []
 
 

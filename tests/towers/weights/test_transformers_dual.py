@@ -78,7 +78,7 @@ def test_every_entry_is_accounted_for(tmp_path, vision):
     # BERT's names have a test beside the old layout of BertCLIP.
     spared = r"(text_model|vision_model\.timm_model\.blocks)\..*"
     tried, wrong = wrong_by_one(open_checkpoint(tmp_path), layout.read, spared=spared)
-    assert tried > 10
+    assert tried > 5
     assert wrong == []
 
 

@@ -59,7 +59,7 @@ def test_every_entry_is_accounted_for(tmp_path):
     save_siglip(tmp_path, vision={"num_hidden_layers": 1})
     found = open_checkpoint(tmp_path)
     tried, wrong = wrong_by_one(found, layout.read, spared=r"text_model\.encoder\..*")
-    assert tried > 40
+    assert tried > 22
     assert wrong == []
 
 

@@ -70,9 +70,9 @@ def test_an_image_tower_as_a_graph_gives_its_own_numbers_for_any_number_of_image
         TEXT,
         replace(TEXT, pool="mean", head="affine"),
         replace(TEXT, name="bert", head="pooler"),
-        replace(TEXT, name="bert", pool="max", head="gelu_half"),
+        pytest.param(replace(TEXT, name="bert", pool="max", head="gelu_half"), marks=pytest.mark.slow),
         replace(TEXT, name="siglip", fixed=True),
-        replace(TEXT, name="siglip"),
+        pytest.param(replace(TEXT, name="siglip"), marks=pytest.mark.slow),
     ],
     ids=lambda settings: f"{settings.name} {settings.pool} {settings.head}",
 )
