@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from unicl.data.sources import Source, load_all
 from unicl.errors import UserError
-from unicl.model import View
+from unicl.model import TwoTowers, View
 from unicl.published import find, is_own, load, model_of, publish, read_published
 from unicl.run import read_job
 from unicl.use.export import run as graphs
@@ -46,9 +46,7 @@ def export(
     a checkpoint, unless it is said. Raises `UserError` if the model cannot be written so; then nothing is.
     """
     place = find(source)
-    if is_export(place):
-        raise UserError(f"{source!r} is an export already; give the model that it was made of")
-    model = merge(load(place))
+    model = merge(_with_weights(source))
     if to in NEEDS:
         settings = ExportSettings(view=view or "both", **asked)
         graphs.export(
@@ -78,7 +76,14 @@ def between(first: str, second: str, out: Path, *, alpha: float) -> None:
     """Write the model between two into the new folder ``out``; see `unicl.use.merge.interpolate`."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{str(out)!r} exists and is not an empty folder; choose another --out")
-    interpolate(load(first), load(second), alpha=alpha).save(out)
+    interpolate(_with_weights(first), _with_weights(second), alpha=alpha).save(out)
+
+
+def _with_weights(source: str) -> TwoTowers:
+    place = find(source)
+    if is_export(place):
+        raise UserError(f"{source!r} is an export already; give the model that it was made of")
+    return load(place)
 
 
 def _sources(place: Path, data: Sequence[str]) -> Sequence[Source] | None:

@@ -51,6 +51,10 @@ def read_published(
 ) -> Published:
     """What `load` finds, but for exports, as settings and tensors; a single tower is good here too."""
     place = find(source)
+    if is_export(place):
+        raise UserError(
+            f"{str(source)!r} is an export, whose weights stand in graphs; give the model that it was made of"
+        )
     found = publish(load_model(place), view=None) if is_own(place) else read(open_checkpoint(place))
     return resized(replace(found, source=str(place)), size=size, context=context, align_corners=align_corners)
 

@@ -58,8 +58,11 @@ def test_an_export_is_compared_and_searched_like_a_model(data, adapted, tmp_path
     assert code("search", tmp_path / "exported", data[0], "a red square", "--top", 2) == 0
     assert code("classify", tmp_path / "exported", data[0], "--names", "red,green") == 0
     assert code("inspect", tmp_path / "exported") == 0
-    assert code("export", tmp_path / "exported", "--out", tmp_path / "again") == 2
-    assert "is an export already" in capsys.readouterr().err
+    for verb in (("export",), ("merge", adapted)):
+        assert code(*verb, tmp_path / "exported", "--out", tmp_path / "again") == 2
+        assert "is an export already" in capsys.readouterr().err
+    assert code("train", "--init", tmp_path / "exported", "--data", data[0], "--out", tmp_path / "run") == 2
+    assert "whose weights stand in graphs" in capsys.readouterr().err
 
 
 def test_what_a_model_is_is_said_for_people_and_for_programs(published, adapted, capsys):

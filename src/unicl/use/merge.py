@@ -50,8 +50,8 @@ def interpolate(first: TwoTowers, second: TwoTowers, *, alpha: float) -> TwoTowe
     Meant for a model and what was trained from it. Adapters are merged first; the scale is taken as its logarithm, as
     it is learned; statistics of batch norm like weights, their counts of batches the larger one.
     What the settings say of training, and a term of the objective that only one has, are ``second``'s. Raises
-    `UserError` if ``alpha`` is not from 0 to 1 (outside, the weights would lie beyond either model), or naming the field
-    in which the models differ.
+    `UserError` if ``alpha`` is not from 0 to 1 (outside, the weights would lie beyond either model), or naming the
+    field in which the models differ.
     """
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is the share of the second model, from 0 to 1, not {alpha:g}; .5 lies halfway")

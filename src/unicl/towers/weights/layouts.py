@@ -55,7 +55,10 @@ def read(found: Checkpoint) -> Published:
     if layout is None:
         some = ", ".join(list(found.state)[:4])
         known = ", ".join(each.NAME for each in LAYOUTS)
-        raise UserError(f"{found.place} is in no layout that is known ({some}, ...); known are {known}")
+        raise UserError(
+            f"{found.place} is in no layout that is known ({some}, ...); known are {known}; weights of one timm "
+            "model are also taken with --image NAME --image-weights FILE"
+        )
     return layout.read(found)
 
 
