@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from unicl.towers.weights.positions import resized
 from unicl.towers.weights.published import Published
 from unicl.use.export.runtime import is_export, load_export
 from unicl.use.merge import merge
+
+Tower = TypeVar("Tower", ImageSettings, TextSettings)
 
 
 def load(
@@ -158,28 +161,16 @@ def adopt(recipe: Recipe, published: Published) -> Recipe:
             f"{recipe.width}; leave out --width"
         )
     if published.image is not None:
-        image = _image(published.image, like=recipe.image, whole=whole)
+        image = _kept(published.image, like=recipe.image, whole=whole)
+        image = replace(image, drop_path=recipe.image.drop_path, patch_drop=recipe.image.patch_drop)
     if published.text is not None and text is not None:
-        text = _text(published.text, like=text, whole=whole)
+        text = _kept(published.text, like=text, whole=whole)
     terms = tuple(_started(term, published) for term in recipe.terms) if whole else recipe.terms
     return replace(recipe, image=image, text=text, terms=terms)
 
 
-def _image(theirs: ImageSettings, *, like: ImageSettings, whole: bool) -> ImageSettings:
-    return replace(
-        theirs,
-        head=theirs.head if whole else like.head,
-        weights="random",
-        locked=like.locked,
-        drop_path=like.drop_path,
-        patch_drop=like.patch_drop,
-        dropout=like.dropout,
-        checkpointing=like.checkpointing,
-        lora=like.lora,
-    )
-
-
-def _text(theirs: TextSettings, *, like: TextSettings, whole: bool) -> TextSettings:
+def _kept(theirs: Tower, *, like: Tower, whole: bool) -> Tower:
+    """Their tower, that trains as ``like`` does, with ``like``'s head unless the whole of it is taken."""
     return replace(
         theirs,
         head=theirs.head if whole else like.head,

@@ -1,6 +1,7 @@
 """transformers' SiglipModel, in and out: SigLIP, and the checkpoints of SigLIP 2 with one fixed resolution."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from unicl.towers.weights.published import HALF, Published, assembled
 from unicl.towers.weights.transformers_files import Framing, frame_refusal, write_processor, write_weights
 from unicl.towers.weights.transformers_images import framing_of, siglip_image, vision_fields, vit_of
 from unicl.towers.weights.transformers_parts import COUNTERS, nested, read_settings
-from unicl.towers.weights.transformers_texts import text_config, text_options, tokenizer_of, write_words
+from unicl.towers.weights.transformers_texts import text_config, text_of, tokenizer_of, write_words
 
 NAME: Final = "transformers SiglipModel"
 _JOINED: Final = ("in_proj_weight", "in_proj_bias")
@@ -100,20 +101,8 @@ def _check_fixed(found: Checkpoint, *, place: str) -> None:
 
 
 def _text(text: Any, *, tokenizer: str) -> TextSettings:
-    return TextSettings(
-        name="siglip",
-        tokenizer=tokenizer,
-        layers=text.num_hidden_layers,
-        dim=text.hidden_size,
-        heads=text.num_attention_heads,
-        context=text.max_position_embeddings,
-        vocab=text.vocab_size,
-        eps=text.layer_norm_eps,
-        pool="last",
-        head="affine",
-        fixed=True,
-        options=text_options(text, act="gelu_pytorch_tanh"),
-    )
+    plain = text_of(text, name="siglip", tokenizer=tokenizer, pool="last", act="gelu_pytorch_tanh")
+    return replace(plain, head="affine", fixed=True)
 
 
 def _rules(*, vision_model: str, text_model: str) -> Rules:

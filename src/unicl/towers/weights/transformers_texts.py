@@ -10,7 +10,7 @@ import torch
 
 from unicl.data.text import Tokenizer, load_tokenizer
 from unicl.errors import UserError
-from unicl.towers.heads import HeadKind, Option
+from unicl.towers.heads import HeadKind, Option, Pool
 from unicl.towers.text import TextSettings, TextTower, build_tokenizer
 from unicl.towers.weights.checkpoint import Checkpoint
 from unicl.towers.weights.names import Rule, Rules
@@ -35,10 +35,10 @@ def pooler_text_rules(place: str = "text_model") -> Rules:
     )
 
 
-def clip_text(text: Any, *, tokenizer: str) -> TextSettings:
-    """The text tower of a CLIPTextConfig."""
+def text_of(text: Any, *, name: str, tokenizer: str, pool: Pool, act: str) -> TextSettings:
+    """The text tower of any configuration of transformers with CLIP's names of sizes, read at ``pool``."""
     return TextSettings(
-        name="clip",
+        name=name,
         tokenizer=tokenizer,
         layers=text.num_hidden_layers,
         dim=text.hidden_size,
@@ -46,27 +46,21 @@ def clip_text(text: Any, *, tokenizer: str) -> TextSettings:
         context=text.max_position_embeddings,
         vocab=text.vocab_size,
         eps=text.layer_norm_eps,
-        pool="eos",
-        options=text_options(text, act="quick_gelu"),
+        pool=pool,
+        options=text_options(text, act=act),
     )
+
+
+def clip_text(text: Any, *, tokenizer: str) -> TextSettings:
+    """The text tower of a CLIPTextConfig."""
+    return text_of(text, name="clip", tokenizer=tokenizer, pool="eos", act="quick_gelu")
 
 
 def bert_text(text: Any, *, tokenizer: str, head: HeadKind = "pooler") -> TextSettings:
     """The text tower of a BertConfig."""
     types = {} if text.type_vocab_size == 2 else {"type_vocab_size": text.type_vocab_size}
-    return TextSettings(
-        name="bert",
-        tokenizer=tokenizer,
-        layers=text.num_hidden_layers,
-        dim=text.hidden_size,
-        heads=text.num_attention_heads,
-        context=text.max_position_embeddings,
-        vocab=text.vocab_size,
-        eps=text.layer_norm_eps,
-        pool="cls",
-        head=head,
-        options=text_options(text, act="gelu") | types,
-    )
+    plain = text_of(text, name="bert", tokenizer=tokenizer, pool="cls", act="gelu")
+    return replace(plain, head=head, options={**plain.options, **types})
 
 
 def folder_text(text: Any, *, folder: Path, tokenizer: str) -> TextSettings:
