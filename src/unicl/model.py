@@ -94,19 +94,26 @@ class TwoTowers(nn.Module):
 
         ``view`` says what the vectors are for; a nested model reads its prefix for classes. Raises `BadImage`.
         """
-        if self.text is None and view == "classes" and self._head() is not None:
-            # A classifier's view of classes: features and a 1, to meet weights and biases in `classifier`.
-            features = self.image_features(images, batch=batch, progress=progress)
-            return torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        return self.see(self.embed_whole(images, batch=batch, progress=progress), view=view)
+        return self.embed_views(images, batch=batch, progress=progress)[view]
 
     def embed_whole(self, images: Images, *, batch: int = 64, progress: bool = False) -> Tensor:
         """``(N, D)`` whole unit vectors, of which `see` takes the part that a use reads."""
-        return self._embed(images, batch=batch, progress=progress, what="whole")
+        return self._embed(images, batch=batch, progress=progress)[0]
 
     def image_features(self, images: Images, *, batch: int = 64, progress: bool = False) -> Tensor:
         """``(N, F)`` features before the head, what a linear probe reads (CLIP, appendix A.3)."""
-        return self._embed(images, batch=batch, progress=progress, what="features")
+        return self._embed(images, batch=batch, progress=progress)[1]
+
+    def embed_views(
+        self, images: Images, *, batch: int = 64, progress: bool = False
+    ) -> dict[View | Literal["features"], Tensor]:
+        """Pictures in each view, and their features, from one pass through the tower."""
+        whole, features = self._embed(images, batch=batch, progress=progress)
+        classes = self.see(whole, view="classes")
+        if self.text is None and self._head() is not None:
+            # A classifier's view of classes: features and a 1, to meet weights and biases in `classifier`.
+            classes = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        return {"instances": self.see(whole, view="instances"), "classes": classes, "features": features}
 
     def embed_text(self, texts: Sequence[str], *, view: View = "instances", batch: int = 256) -> Tensor:
         """``(N, D')`` float32 unit vectors of texts."""
@@ -178,16 +185,17 @@ class TwoTowers(nn.Module):
         distinct = self.text(batch.tokens, batch.token_mask)
         return Embedding(whole=distinct.whole[batch.text_index], features=distinct.features[batch.text_index])
 
-    def _embed(self, images: Images, *, batch: int, progress: bool, what: Literal["whole", "features"]) -> Tensor:
-        width = self.settings.width if what == "whole" else self.image.feature_width
-        rows = [torch.zeros(0, width)]
+    def _embed(self, images: Images, *, batch: int, progress: bool) -> tuple[Tensor, Tensor]:
+        """Whole vectors and features."""
+        wholes, features = [torch.zeros(0, self.settings.width)], [torch.zeros(0, self.image.feature_width)]
         starts = range(0, len(images), batch)
         with _quiet(self):
             for start in track(starts, description="embedding images", disable=not progress, transient=True):
                 pixels = _pixels(images[start : start + batch], settings=self.settings.image)
                 embedding = self.image(pixels.to(self.device))
-                rows.append(getattr(embedding, what).float().cpu())
-        return torch.cat(rows)
+                wholes.append(embedding.whole.float().cpu())
+                features.append(embedding.features.float().cpu())
+        return torch.cat(wholes), torch.cat(features)
 
 
 def load_model(folder: str | Path) -> TwoTowers:

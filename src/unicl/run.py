@@ -32,6 +32,7 @@ from unicl.recipes import Recipe
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import TextSettings, build_tokenizer
 from unicl.towers.weights.load import load_image_weights, load_text_weights
+from unicl.towers.weights.positions import resized
 from unicl.towers.weights.published import Published
 from unicl.train.features import cached_features
 from unicl.train.loop import Outcome, fit
@@ -147,7 +148,11 @@ def _refuse_towers(dials: Dials, published: Published) -> None:
 
 
 def _published(recipe: Recipe, init: str) -> Published:
-    return read_published(init, size=recipe.image.size, context=recipe.text.context if recipe.text else None)
+    """The model to start from, at the sizes of the recipe where it has such a tower."""
+    found = read_published(init)
+    size = None if found.image is None else recipe.image.size
+    context = None if found.text is None or recipe.text is None else recipe.text.context
+    return resized(found, size=size, context=context)
 
 
 def classes_of(sources: Sequence[Source]) -> tuple[ClassName, ...]:

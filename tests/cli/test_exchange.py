@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import timm
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from cli_cases import code
+from cli_cases import SMALL, code
 from unicl.data.text import load_tokenizer
 from unicl.published import load
 from unicl.towers.weights.transformers_files import write_tokenizer
@@ -51,6 +52,16 @@ def test_a_published_model_is_trained_further_and_goes_back(published, adapted, 
     assert "photos" in (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
 
 
+def test_an_image_tower_alone_starts_a_run_at_another_size(data, tmp_path):
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    flags = ("--init", tmp_path / "vit.pth", "--image-size", 64, *SMALL[4:], "--out", tmp_path / "run")
+    assert code("train", "--recipe", "itl", "--data", data[0], *flags) == 0
+    model = load(tmp_path / "run")
+    assert (model.settings.image.size, model.settings.width) == (64, 32)
+    assert model.image.backbone.pos_embed.shape[1] == 17
+
+
 def test_an_export_is_compared_and_searched_like_a_model(data, adapted, tmp_path, capsys):
     assert code("export", adapted, "--int8", "--out", tmp_path / "exported", "--pictures", 6) == 0
     assert "cosine at least" in capsys.readouterr().err
@@ -58,6 +69,8 @@ def test_an_export_is_compared_and_searched_like_a_model(data, adapted, tmp_path
     assert code("search", tmp_path / "exported", data[0], "a red square", "--top", 2) == 0
     assert code("classify", tmp_path / "exported", data[0], "--names", "red,green") == 0
     assert code("inspect", tmp_path / "exported") == 0
+    tasks = ("--task", "zeroshot", "--task", "knn", "--out", tmp_path / "report")
+    assert code("evaluate", tmp_path / "exported", "--data", data[0], *tasks) == 0
     for verb in (("export",), ("merge", adapted)):
         assert code(*verb, tmp_path / "exported", "--out", tmp_path / "again") == 2
         assert "is an export already" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -68,30 +68,24 @@ def embed_pictures(
     """
     kept: list[Sample] = []
     bad: list[Unreadable] = []
-    features: list[Tensor] = []
+    seen: list[dict[View | Literal["features"], Tensor]] = []
     with bar(what, total=len(samples), shown=progress) as advance:
         for part, pixels in _decoded(samples, settings=model.settings.image, batch=batch):
             good = [(s, p) for s, p in zip(part, pixels, strict=True) if isinstance(p, Tensor)]
             bad += [Unreadable(id=s.id, reason=p) for s, p in zip(part, pixels, strict=True) if isinstance(p, str)]
             if good:
                 kept += [sample for sample, _ in good]
-                features.append(model.image_features(torch.stack([p for _, p in good]), batch=batch))
+                seen.append(model.embed_views(torch.stack([p for _, p in good]), batch=batch))
             advance(len(part))
     if not kept:
         raise UserError(_nothing(bad))
-    rows = torch.cat(features)
     return Pictures(
         samples=tuple(kept),
-        features=require_finite(rows, what="images' features"),
-        instances=_view(model, rows, view="instances"),
-        classes=_view(model, rows, view="classes"),
+        features=require_finite(torch.cat([each["features"] for each in seen]), what="images' features"),
+        instances=require_finite(torch.cat([each["instances"] for each in seen]), what="image embeddings"),
+        classes=require_finite(torch.cat([each["classes"] for each in seen]), what="image embeddings"),
         unreadable=tuple(bad),
     )
-
-
-def _view(model: TwoTowers, features_NF: Tensor, *, view: View) -> Tensor:
-    # A tower takes features in place of pixels, so only its head runs here.
-    return require_finite(model.embed_image(features_NF, view=view, batch=4096), what="image embeddings")
 
 
 def _merge(first: Sample | None, sample: Sample) -> Sample:

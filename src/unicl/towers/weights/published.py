@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -51,7 +51,6 @@ class Published:
     vocab_size: int = 0
     tokenizer: Tokenizer | None = None
     notes: tuple[str, ...] = ()
-    card: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pair(self) -> bool:
