@@ -1,5 +1,6 @@
 """Models of ours as the folders of other projects: read by their code, whole or not at all, with a card."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -9,7 +10,7 @@ from transformers import AutoModel, AutoProcessor
 
 import unicl
 from unicl.data.image import Frame
-from unicl.data.text import load_tokenizer, train_tokenizer
+from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ContrastSettings
@@ -137,6 +138,15 @@ def test_a_trained_tokenizer_travels_to_transformers(tmp_path):
         found = theirs.get_text_features(**inputs)
     found = getattr(found, "pooler_output", found)
     assert torch.allclose(torch.nn.functional.normalize(found, dim=-1), model.embed_text(SENTENCES), atol=1e-5)
+
+
+def test_a_card_says_where_texts_are_mended_that_are_not_here(nested, tmp_path):
+    clip_tokenizer = load_tokenizer("clip", context=16)
+    plain = Tokenizer(clip_tokenizer.inner, name="clip", context=16, eos_id=clip_tokenizer.eos_id, pad_id=0)
+    for name, tokenizer, said in (("mended", clip_tokenizer, False), ("plain", plain, True)):
+        published = replace(publish(nested), tokenizer=tokenizer)
+        write({"instances": published}, tmp_path / name, to="openai", rebuild=model_of)
+        assert ("are mended there first" in (tmp_path / name / "README.md").read_text()) == said
 
 
 def test_the_card_stands_beside_the_weights_and_tells_how_to_read_them(nested, tmp_path):

@@ -70,6 +70,10 @@ _LIBRARIES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+_UNMENDED: Final = ("none", "bert", "bare")
+"""Cleanings that leave a text's encoding and entities alone."""
+
+
 def write(
     views: Mapping[View, Published],
     out: Path,
@@ -140,8 +144,11 @@ def _one(
     if model.tokenizer is None:
         return ()
     outside = writer in WRITERS["transformers"]
+    mends = writer in (*WRITERS["open_clip"], *WRITERS["openai"]) and model.tokenizer.cleaning in _UNMENDED
     padding = ("texts are padded to the context: give the processor padding='max_length'",)
+    mended = ("texts with HTML entities or broken encodings are mended there first, and so get other tokens than here",)
     return (
+        *(mended if mends else ()),
         *(tokenizer_notes(model.tokenizer, kind=kind_of(model.tokenizer)) if outside else ()),
         *(padding if outside and model.tokenizer.fixed else ()),
     )
