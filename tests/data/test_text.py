@@ -15,7 +15,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer as Inner
 from transformers import AutoTokenizer
 
-from unicl.data.text import Tokenizer, clean, languages, load_tokenizer, train_tokenizer
+from unicl.data.text import Tokenizer, clean, is_clips, languages, load_tokenizer, train_tokenizer
 from unicl.errors import UserError
 
 ENGLISH = ["a red apple on a table", "Two dogs run in the park.", "a red bus", "The red dog ate 12 apples!"] * 5
@@ -266,3 +266,16 @@ def test_clean_mends_texts_and_keeps_their_case(text: str, wanted: str) -> None:
 )
 def test_languages_go_by_script(text: str, wanted: str) -> None:
     assert languages(text) == wanted
+
+
+def test_clips_tokenizer_is_known_by_its_entries_wherever_it_is_from(tmp_path: Path) -> None:
+    from unicl.towers.weights.transformers_files import write_tokenizer
+
+    clips = load_tokenizer("clip", context=20)
+    write_tokenizer(tmp_path, tokenizer=clips, kind="clip")
+    again = load_tokenizer(str(tmp_path), context=20)
+    assert again.name != clips.name
+    assert is_clips(again)
+    assert is_clips(clips)
+    assert not is_clips(train_tokenizer(["a red fruit"], vocab_size=300, context=20))
+    assert not is_clips(load_tokenizer("chinese", context=20))

@@ -169,6 +169,22 @@ def load_tokenizer(name: str, *, context: int, fixed: bool = False) -> Tokenizer
     return _tokenizer(published.read(place), name=place.name, context=context, fixed=fixed)
 
 
+def is_clips(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer has CLIP's entries with CLIP's numbers, whatever its marks are called.
+
+    False as well if CLIP's vocabulary is not installed to compare it with.
+    """
+    if tokenizer.name == "clip":
+        return True
+    try:
+        clips = load_tokenizer("clip", context=tokenizer.context)
+    except UserError:
+        return False
+    marks = clips.vocab_size - 2
+    own, theirs = ({k: v for k, v in each.inner.get_vocab().items() if v < marks} for each in (tokenizer, clips))
+    return own == theirs and (tokenizer.eos_id, tokenizer.vocab_size) == (clips.eos_id, clips.vocab_size)
+
+
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int, fixed: bool = False) -> Tokenizer:
     """A BPE over the characters of these texts, with bytes for any other character (Sennrich et al. 2016).
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unicl.data.text import is_clips
 from unicl.errors import UserError
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import OWN_NAMES, TextTower
@@ -55,7 +56,7 @@ def write(model: Published, folder: Path) -> tuple[Path, ...]:
     if "hf_model_name" in config["model_cfg"]["text_cfg"]:
         _text_tower(model).save_config(texts)
         files = (*files, texts / "config.json")
-    if model.tokenizer is not None and model.tokenizer.name != "clip":
+    if model.tokenizer is not None and not is_clips(model.tokenizer):
         files += write_tokenizer(folder, tokenizer=model.tokenizer, kind=kind_of(model.tokenizer))
     return files
 
@@ -200,7 +201,7 @@ def _words_config(words: Words, model: Published) -> dict[str, Any]:
         "proj_type": "none" if words.head == "none" else None,
         "norm_kwargs": {"eps": words.eps} if words.eps != EPS else None,
         "act_kwargs": {"approximate": "tanh"} if words.act == "gelu_tanh" else None,
-        "hf_tokenizer_name": tokenizer.name if tokenizer is not None and tokenizer.name != "clip" else None,
+        "hf_tokenizer_name": None if tokenizer is None or is_clips(tokenizer) else tokenizer.name,
     }
     return {
         "context_length": words.context,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unicl.data.image import Frame
+from unicl.data.text import is_clips
 from unicl.errors import UserError
 from unicl.towers.image import ImageSettings
 from unicl.towers.weights.checkpoint import Checkpoint
@@ -219,7 +220,7 @@ def refusal(model: Published) -> str | None:
         return "OpenAI's layout keeps no preprocessing, and this model's is not CLIP's"
     if model.bias is not None:
         return "OpenAI's layout has no place for a bias of the scores"
-    if model.tokenizer is not None and model.tokenizer.name != "clip":
+    if model.tokenizer is not None and not is_clips(model.tokenizer):
         return f"OpenAI's layout knows CLIP's tokenizer only, not {model.tokenizer.name!r}"
     return _image_refusal(model.image, width=model.width) or _text_refusal(model)
 
