@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from unicl.data.image import Frame
 from unicl.errors import UserError
 from unicl.model import load_model
 from unicl.space import Slice
@@ -17,6 +18,16 @@ def test_the_fingerprint_follows_the_weights_and_not_the_folder(model, other, tm
     with torch.no_grad():
         again.image.head.weight[0, 0] += 1e-3
     assert fingerprint(again) != fingerprint(model)
+
+
+@pytest.mark.parametrize("field", [{"eps": 1e-3}, {"options": {"act_layer": "relu"}}, {"frame": Frame(mode="squash")}])
+def test_the_fingerprint_follows_what_weights_do_not_say(field, model):
+    image = replace(model.settings.image, **field)
+    settings, before = model.settings, fingerprint(model)
+    model.settings = replace(settings, image=image)
+    after = fingerprint(model)
+    model.settings = settings
+    assert after != before == fingerprint(model)
 
 
 def test_items_come_back_as_they_were_written(tmp_path):

@@ -85,8 +85,9 @@ def fingerprint(model: TwoTowers) -> str:
     """A hash of what makes a model's vectors, settings and weights: equal for equal models, wherever they lie."""
     image, text = model.settings.image, model.settings.text
     settings: list[object] = [image.name, image.size, image.pool, image.head, sorted(model.settings.views.items())]
+    settings += [sorted(image.options.items()), image.eps, image.frame]
     if text is not None and model.text is not None:
-        settings += [text.name, text.heads, text.head, model.text.pool]
+        settings += [text.name, text.heads, text.head, model.text.pool, text.eps, sorted(text.options.items())]
     digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

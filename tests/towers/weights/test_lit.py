@@ -79,7 +79,7 @@ def text_model(width=32):
 
 def bert_model():
     config = BertConfig(
-        vocab_size=len(WORDS) + 3,
+        vocab_size=len(WORDS) + 4,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -159,9 +159,9 @@ def test_bert_reads_a_class_mark_and_pieces_without_an_end_mark(tmp_path):
     bert = bert_model()
     arrays = image_arrays(image_model(), root="img/") | bert_arrays(bert, root="txt/")
     arrays |= head_arrays("txt", features=64, width=32)
-    vocabulary = "\n".join(["[PAD]", "[UNK]", "[CLS]", *WORDS]) + "\n"
+    vocabulary = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]) + "\n"
     ours = model_of(lit.read(open_checkpoint(saved(tmp_path, arrays, vocabulary.encode(), ".txt"))))
-    ids = {word: place + 3 for place, word in enumerate(WORDS)}
+    ids = {word: place + 4 for place, word in enumerate(WORDS)}
     rows = [([2] + [ids.get(word, 1) for word in text.split()] + [0] * 16)[:16] for text in TEXTS]
     tokens = torch.tensor(rows)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_one_renamed_missing_or_reshaped_entry_is_named(kind, pieces, tmp_path):
     image = image_arrays(image_model("map" if kind == "siglip" else "token"), root="img/")
     if kind == "bert":
         text = bert_arrays(bert_model(), root="txt/") | head_arrays("txt", features=64, width=32)
-        file = saved(tmp_path, image | text, "\n".join(["[PAD]", "[UNK]", "[CLS]", *WORDS]).encode(), ".txt")
+        file = saved(tmp_path, image | text, "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]).encode(), ".txt")
     else:
         file = saved(tmp_path, image | text_arrays(text_model(), root="txt/"), pieces.read_bytes())
     tried, wrong = wrong_by_one(open_checkpoint(file), lit.read, alike=r"(?<=block_)\d+|(?<=layers_)\d+")

@@ -11,13 +11,12 @@ from typing import Final
 
 from torch import Tensor
 
-from unicl.data.text import Tokenizer
+from unicl.data.text import Tokenizer, load_tokenizer, padded_with_end, without_end
 from unicl.errors import UserError
 from unicl.towers.heads import HeadKind
 from unicl.towers.text import TextSettings
 from unicl.towers.weights import flax_vit
 from unicl.towers.weights.checkpoint import Checkpoint
-from unicl.towers.weights.lit_tokenizer import sentencepiece_tokenizer, wordpiece_tokenizer
 from unicl.towers.weights.names import ROW, Rule, Rules
 from unicl.towers.weights.published import HALF, Published, assembled
 
@@ -148,7 +147,10 @@ def _tokenizer(found: Checkpoint, text: TextSettings, *, root: str) -> Tokenizer
             f"{found.place} has no tokenizer in it: put the {kind} of {rows:,} entries that it was published with "
             f"beside it, under the same name"
         )
-    made = (wordpiece_tokenizer if bert else sentencepiece_tokenizer)(file, context=text.context)
+    plain = load_tokenizer(str(file), context=text.context)
+    if not bert and plain.eos_id < 0:
+        raise UserError(f"{file} has no mark with which LiT ends and pads every text")
+    made = without_end(plain) if bert else padded_with_end(plain)
     if made.vocab_size > rows:
         raise UserError(f"{file} has {made.vocab_size:,} entries, but the text tower of {found.place} knows {rows:,}")
     return made
