@@ -66,7 +66,7 @@ def view_columns(rank=None):
 def viewed(*, peers, rank=None):
     """SupCon's loss and gradients over all views; key 0 is no key."""
     from unicl.objective.terms import Objective, ViewsSettings
-    from unicl.similarity import ScaleSettings
+    from unicl.similarity.scale import ScaleSettings
 
     results = {}
     for exchange in ("gather", "ring"):

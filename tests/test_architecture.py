@@ -16,6 +16,7 @@ ORDER = (
     "similarity",
     "objective",
     "model",
+    "compare",
     "train",
     "evaluate",
     "use",

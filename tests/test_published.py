@@ -14,7 +14,7 @@ from unicl.objective.terms import ContrastSettings
 from unicl.published import adopt, fill_model, find, is_own, load, model_of, publish, read_published
 from unicl.recipes import clip, cross_entropy, itl, siglip, supcon
 from unicl.run import build_model
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 

@@ -30,9 +30,18 @@ def tiny(name, *, steps=6, batch=12, tower="test_vit", **fit):
     """A recipe of this library with towers of a few hundred thousand parameters."""
     recipe = find(name)()
     image = replace(recipe.image, name=tower, size=32, weights="random")
-    text = None if recipe.text is None else TextSettings(layers=1, dim=32, heads=2, vocab=400)
+    text = recipe.text
+    if image.parts is not None:
+        image = replace(image, parts=replace(image.parts, stage=None, reduced=min(image.parts.reduced, 3)))
+    if text is not None:
+        parts = None if text.parts is None else replace(text.parts, layers=1)
+        text = TextSettings(
+            name=text.name, layers=1, dim=32, heads=2, vocab=400, pool=text.pool, head=text.head, parts=parts
+        )
     width = 32
     terms = tuple(replace(t, dims=16) if getattr(t, "dims", None) else t for t in recipe.terms)
+    # Which parts are left out depends on the rows of a process, by design.
+    terms = tuple(replace(t, part_share=1.0) if hasattr(t, "part_share") else t for t in terms)
     return replace(
         recipe,
         image=image,

@@ -21,12 +21,28 @@ from unicl.data.prompts import fill
 from unicl.data.text import Tokenizer, load_tokenizer
 from unicl.errors import UserError, suggest
 from unicl.objective.terms import Classify, ClassName, ContrastSettings, Objective, TermSettings
-from unicl.space import Batch, Columns, Embedding, ImageSource, Slice, Streamed, prefix
+from unicl.space import Batch, Columns, Embedding, ImageSource, Parts, Slice, Streamed, all_rows, prefix
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import OWN_NAMES, TextSettings, TextTower
 
 View = Literal["instances", "classes"]
+Ensemble = Literal["embeddings", "similarities", "probabilities", "best"]
 Images = Tensor | Sequence[ImageSource | Image.Image | str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroShotSettings:
+    """How several prompts of a class become one score, and scores of classes are made comparable.
+
+    * ``ensemble``: "embeddings" compares with the mean of the prompts' vectors (CLIP); the others compare with each
+      prompt: "similarities" is the mean of the scores (FILIP), "probabilities" that of softmaxes over classes of the
+      scores as they are (Wukong's code), "best" the highest score (GLoRIA).
+    * ``standardise``: whether each class's scores are brought to mean 0 and deviation 1 over the pictures that are
+      looked at together (GLoRIA). Predictions then depend on that set; of one picture, scores stay as they are.
+    """
+
+    ensemble: Ensemble = "embeddings"
+    standardise: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +54,7 @@ class ModelSettings:
     width: int = 512
     terms: tuple[TermSettings, ...] = (ContrastSettings(),)
     classes: tuple[ClassName, ...] = ()
+    zero_shot: ZeroShotSettings = ZeroShotSettings()
     recipe: str = "custom"
     format: int = 1
 
@@ -87,6 +104,35 @@ class TwoTowers(nn.Module):
             text_counts=batch.text_counts,
         )
 
+    def encode_images(
+        self, images: Images, *, batch: int = 64, parts: bool = True, progress: bool = False
+    ) -> Embedding:
+        """Pictures as the objective sees them: whole vectors, features and, if the model has them, parts.
+
+        Pictures are paths, bytes, PIL images, or a uint8 ``(N, 3, S, S)`` tensor; rows are float32 on the CPU.
+        Raises `BadImage`.
+        """
+        found = []
+        starts = range(0, len(images), batch)
+        with _quiet(self):
+            for start in track(starts, description="embedding images", disable=not progress, transient=True):
+                pixels = _pixels(images[start : start + batch], settings=self.settings.image)
+                found.append(_on_cpu(self.image(pixels.to(self.device)), parts=parts))
+        asked = parts and self.settings.image.parts is not None
+        return all_rows(found, width=self.settings.width, features=self.image.feature_width, parts=asked)
+
+    def encode_texts(self, texts: Sequence[str], *, batch: int = 256, parts: bool = True) -> Embedding:
+        """Texts as the objective sees them, as in `encode_images`."""
+        if self.text is None or self.tokenizer is None or self.settings.text is None:
+            raise UserError(f"this model was trained with {self.settings.recipe!r}, which has no text tower")
+        found = []
+        with _quiet(self):
+            for start in range(0, len(texts), batch):
+                tokens, mask = self.tokenizer(list(texts[start : start + batch]))
+                found.append(_on_cpu(self.text(tokens.to(self.device), mask.to(self.device)), parts=parts))
+        asked = parts and self.settings.text.parts is not None
+        return all_rows(found, width=self.settings.width, features=0, parts=asked)
+
     def embed_image(
         self, images: Images, *, view: View = "instances", batch: int = 64, progress: bool = False
     ) -> Tensor:
@@ -98,17 +144,18 @@ class TwoTowers(nn.Module):
 
     def embed_whole(self, images: Images, *, batch: int = 64, progress: bool = False) -> Tensor:
         """``(N, D)`` whole unit vectors, of which `see` takes the part that a use reads."""
-        return self._embed(images, batch=batch, progress=progress)[0]
+        return self.encode_images(images, batch=batch, parts=False, progress=progress).whole
 
     def image_features(self, images: Images, *, batch: int = 64, progress: bool = False) -> Tensor:
         """``(N, F)`` features before the head, what a linear probe reads (CLIP, appendix A.3)."""
-        return self._embed(images, batch=batch, progress=progress)[1]
+        return self.encode_images(images, batch=batch, parts=False, progress=progress).features
 
     def embed_views(
         self, images: Images, *, batch: int = 64, progress: bool = False
     ) -> dict[View | Literal["features"], Tensor]:
         """Pictures in each view, and their features, from one pass through the tower."""
-        whole, features = self._embed(images, batch=batch, progress=progress)
+        found = self.encode_images(images, batch=batch, parts=False, progress=progress)
+        whole, features = found.whole, found.features
         classes = self.see(whole, view="classes")
         if self.text is None and self._head() is not None:
             # A classifier's view of classes: features and a 1, to meet weights and biases in `classifier`.
@@ -117,14 +164,7 @@ class TwoTowers(nn.Module):
 
     def embed_text(self, texts: Sequence[str], *, view: View = "instances", batch: int = 256) -> Tensor:
         """``(N, D')`` float32 unit vectors of texts."""
-        if self.text is None or self.tokenizer is None:
-            raise UserError(f"this model was trained with {self.settings.recipe!r}, which has no text tower")
-        rows = [torch.zeros(0, self.settings.width)]
-        with _quiet(self):
-            for start in range(0, len(texts), batch):
-                tokens, mask = self.tokenizer(list(texts[start : start + batch]))
-                rows.append(self.text(tokens.to(self.device), mask.to(self.device)).whole.float().cpu())
-        return self.see(torch.cat(rows), view=view)
+        return self.see(self.encode_texts(texts, batch=batch, parts=False).whole, view=view)
 
     def similarity(self, images: Images, texts: Sequence[str], *, view: View = "instances") -> Tensor:
         """``(I, T)`` cosines between pictures and texts."""
@@ -182,20 +222,8 @@ class TwoTowers(nn.Module):
     def _texts(self, batch: Batch) -> Embedding | None:
         if self.text is None:
             return None
-        distinct = self.text(batch.tokens, batch.token_mask)
-        return Embedding(whole=distinct.whole[batch.text_index], features=distinct.features[batch.text_index])
-
-    def _embed(self, images: Images, *, batch: int, progress: bool) -> tuple[Tensor, Tensor]:
-        """Whole vectors and features."""
-        wholes, features = [torch.zeros(0, self.settings.width)], [torch.zeros(0, self.image.feature_width)]
-        starts = range(0, len(images), batch)
-        with _quiet(self):
-            for start in track(starts, description="embedding images", disable=not progress, transient=True):
-                pixels = _pixels(images[start : start + batch], settings=self.settings.image)
-                embedding = self.image(pixels.to(self.device))
-                wholes.append(embedding.whole.float().cpu())
-                features.append(embedding.features.float().cpu())
-        return torch.cat(wholes), torch.cat(features)
+        distinct: Embedding = self.text(batch.tokens, batch.token_mask)
+        return distinct.select(batch.text_index)
 
 
 def load_model(folder: str | Path) -> TwoTowers:
@@ -249,6 +277,7 @@ def _text_tower(settings: ModelSettings, tokenizer: Tokenizer | None) -> TextTow
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
+        pieces=None if settings.text.parts is None else tokenizer.pieces,
     )
 
 
@@ -260,6 +289,13 @@ def _rows(head: Classify, names: Sequence[str]) -> Tensor:
         raise UserError(f"this model only knows the classes it was trained on, and {unknown[0]!r} is none{near}")
     rows = [head.labels.index(name) for name in names]
     return torch.cat([head.head.weight, head.head.bias[:, None]], dim=1)[rows].detach().float().cpu()
+
+
+def _on_cpu(embedding: Embedding, *, parts: bool) -> Embedding:
+    whole, features = embedding.whole.float().cpu(), embedding.features.float().cpu()
+    own = embedding.parts if parts else None
+    kept = None if own is None else Parts(values=own.values.float().cpu(), mask=own.mask.cpu())
+    return Embedding(whole=whole, features=features, parts=kept)
 
 
 def _pixels(images: Images, *, settings: ImageSettings) -> Tensor:

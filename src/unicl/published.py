@@ -14,7 +14,7 @@ from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers, View, load_model
 from unicl.objective.terms import ContrastSettings, TermSettings
 from unicl.recipes import Recipe
-from unicl.similarity import Scale, ScaleSettings
+from unicl.similarity.scale import Scale, ScaleSettings
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.lora import adapters
 from unicl.towers.text import TextSettings, TextTower, build_tokenizer

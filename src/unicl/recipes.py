@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 from unicl.data.image import Augment
 from unicl.data.stream import StreamSettings
+from unicl.model import ZeroShotSettings
 from unicl.objective.terms import ClassifySettings, ContrastSettings, TermSettings, ViewsSettings
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
+from unicl.towers.parts import ImageParts, TextParts
 from unicl.towers.text import TextSettings
 from unicl.train.compute import ComputeSettings
 from unicl.train.loop import FitSettings
@@ -31,6 +33,7 @@ class Recipe:
     image: ImageSettings = DEFAULT_IMAGE
     text: TextSettings | None = TextSettings()
     width: int = 512
+    zero_shot: ZeroShotSettings = ZeroShotSettings()
     optim: OptimSettings = OptimSettings()
     fit: FitSettings = FitSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -68,6 +71,46 @@ def siglip() -> Recipe:
     """SigLIP (Zhai et al. 2023): every pair is its own yes or no; scale 10 and bias -10 at the start."""
     contrast = ContrastSettings(loss="sigmoid", scale=ScaleSettings(init=10.0, max=None, bias=-10.0))
     return Recipe(name="siglip", terms=(contrast,), data=StreamSettings(keys="sample"))
+
+
+def filip() -> Recipe:
+    """FILIP (Yao et al. 2021): every patch finds its word and every word its patch; scores are means of maxima."""
+    contrast = ContrastSettings(similarity="tokenwise", part_share=0.25)
+    return Recipe(
+        name="filip",
+        terms=(contrast,),
+        data=StreamSettings(keys="sample"),
+        image=replace(DEFAULT_IMAGE, pool="parts", parts=ImageParts()),
+        text=TextSettings(pool="parts", parts=TextParts()),
+        width=256,
+        zero_shot=ZeroShotSettings(ensemble="similarities"),
+    )
+
+
+def wukong() -> Recipe:
+    """Wukong (Gu et al. 2022): FILIP for Chinese on a locked image tower, with a few learned means of its patches."""
+    text = TextSettings(tokenizer="chinese", context=32, pool="parts", parts=TextParts())
+    image = replace(DEFAULT_IMAGE, locked=True, pool="parts", parts=ImageParts(reduced=12))
+    return replace(filip(), name="wukong", image=image, text=text, zero_shot=ZeroShotSettings(ensemble="probabilities"))
+
+
+def gloria() -> Recipe:
+    """GLoRIA (Huang et al. 2021): whole against whole, and each word against the regions that it looks at."""
+    ten = ScaleSettings(init=10.0, learned=False)
+    whole = ContrastSettings(name="global", weight=2.0, scale=ten)
+    local = ContrastSettings(
+        name="local", weight=2.0, similarity="attended", use_options={"over": "max", "skip": 1}, scale=ten
+    )
+    words = TextParts(words=True, layers=4, marks="start", unit=False)
+    return Recipe(
+        name="gloria",
+        terms=(whole, local),
+        data=StreamSettings(keys="sample"),
+        image=replace(DEFAULT_IMAGE, head="affine", parts=ImageParts(stage=3, head="linear", unit=False)),
+        text=TextSettings(name="bert", pool="parts", parts=words, head="none"),
+        width=256,
+        zero_shot=ZeroShotSettings(ensemble="best", standardise=True),
+    )
 
 
 def supcon() -> Recipe:

@@ -110,6 +110,7 @@ def build_model(
         width=_feature_width(recipe.image) if headless else recipe.width,
         terms=recipe.terms,
         classes=classes_of(sources) if any(isinstance(t, ClassifySettings) for t in recipe.terms) else (),
+        zero_shot=recipe.zero_shot,
         recipe=recipe.name,
     )
     torch.manual_seed(recipe.fit.seed)
@@ -307,7 +308,9 @@ def _stream(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path, *,
 
 def _features(recipe: Recipe, sources: Sequence[Source], model: TwoTowers, out: Path, *, ranks: Ranks) -> Tensor | None:
     """A locked image tower that sees each image the same every time needs to see it only once."""
-    if not recipe.image.locked or recipe.data.augment is not None or recipe.data.mix is not None:
+    fixed = recipe.image.locked and recipe.data.augment is None and recipe.data.mix is None
+    # Parts would take tens of times the room of whole features.
+    if not fixed or recipe.image.parts is not None:
         return None
     return cached_features(sources, model, out / "features.safetensors", ranks=ranks)
 

@@ -11,7 +11,8 @@ U      distinct texts of a batch, each encoded once
 E      entries of a sparse incidence of rows and keys
 D      embedding width
 F      feature width of a tower, before its head
-P      parts of an image or of a text (patches, tokens)
+P      parts of an image (patches, places of a map), or of either side
+Q      parts of a text (tokens, words), beside those of an image
 L      tokens of a text, padding included
 C      classes
 V      augmented views of one image
@@ -19,7 +20,7 @@ N      rows of either kind
 ====== ==============================================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
@@ -191,6 +192,25 @@ class Parts:
     values: Tensor
     mask: Tensor
 
+    def select(self, rows: Tensor | slice) -> Self:
+        """Some rows, by mask, number or place."""
+        return replace(self, values=self.values[rows], mask=self.mask[rows])
+
+    def padded(self, size: int) -> Self:
+        """The same with room for ``size`` parts a row, if there are fewer."""
+        missing = max(size - self.mask.shape[1], 0)
+        if not missing:
+            return self
+        pad = torch.nn.functional.pad
+        return replace(self, values=pad(self.values, (0, 0, 0, missing)), mask=pad(self.mask, (0, missing)))
+
+
+def joined(several: Sequence[Parts]) -> Parts:
+    """The rows of several columns one after another, padded to the most parts that a row of any has."""
+    longest = max(each.mask.shape[1] for each in several)
+    padded = [each.padded(longest) for each in several]
+    return Parts(values=torch.cat([p.values for p in padded]), mask=torch.cat([p.mask for p in padded]))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
@@ -205,10 +225,21 @@ class Embedding:
 
     def select(self, rows: Tensor | slice, *, dims: int | None = None) -> Self:
         """Some rows, by mask, number or place, with the first ``dims`` of their whole vectors at unit length."""
-        parts = self.parts
-        if parts is not None:
-            parts = Parts(values=parts.values[rows], mask=parts.mask[rows])
+        parts = None if self.parts is None else self.parts.select(rows)
         return replace(self, whole=prefix(self.whole[rows], dims), features=self.features[rows], parts=parts)
+
+
+def all_rows(several: Sequence[Embedding], *, width: int, features: int, parts: bool) -> Embedding:
+    """The rows of several columns one after another; of none, no rows of these sizes."""
+    if not several:
+        none = Parts(values=torch.zeros(0, 1, width), mask=torch.ones(0, 1, dtype=torch.bool)) if parts else None
+        return Embedding(whole=torch.zeros(0, width), features=torch.zeros(0, features), parts=none)
+    kept = [each.parts for each in several if each.parts is not None]
+    return Embedding(
+        whole=torch.cat([each.whole for each in several]),
+        features=torch.cat([each.features for each in several]),
+        parts=joined(kept) if kept else None,
+    )
 
 
 def prefix(whole_ND: Tensor, dims: int | None) -> Tensor:

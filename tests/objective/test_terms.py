@@ -17,7 +17,7 @@ from unicl.objective.terms import (
     ViewsSettings,
     find_loss,
 )
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.space import Columns, Embedding, Keys, TextType
 
 CAPTION, CLASS = int(TextType.CAPTION), int(TextType.CLASS)

@@ -5,7 +5,7 @@ import torch
 from pair_cases import KINDS, case, close, compare, dense_sigmoid, dense_softmax, dense_token_wise, token_wise
 from unicl.objective import losses, tiled
 from unicl.objective.plan import Tiling
-from unicl.similarity import cosine
+from unicl.similarity.whole import cosine
 
 TILES = (Tiling(), Tiling(rows=1), Tiling(rows=4))
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from unicl.towers.kept import KeptTexts, state_of
-from unicl.towers.text import LEAST_ROWS, TextSettings, TextTower
+from unicl.towers.lengths import LEAST_ROWS
+from unicl.towers.text import TextSettings, TextTower
 
 SMALL = TextSettings(layers=2, dim=32, heads=4, context=16, locked=True)
 VOCAB = 60

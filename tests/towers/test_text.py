@@ -25,7 +25,8 @@ from transformers import (
 from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.towers.build import build_text_tower
-from unicl.towers.text import LEAST_ROWS, TextSettings, TextTower, build_tokenizer
+from unicl.towers.lengths import LEAST_ROWS
+from unicl.towers.text import TextSettings, TextTower, build_tokenizer
 from unicl.towers.weights.load import load_text_weights
 
 SMALL = TextSettings(layers=2, dim=32, heads=4, context=12)

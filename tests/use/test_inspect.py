@@ -10,7 +10,7 @@ from unicl.data.image import Frame
 from unicl.data.text import load_tokenizer
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ContrastSettings
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.use.inspect import count, inspect, show

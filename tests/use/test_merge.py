@@ -9,7 +9,7 @@ from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers, load_model
 from unicl.objective.terms import ContrastSettings
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.use.merge import interpolate, merge

@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Final, Self
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from unicl.data import tokens as published
 from unicl.data.clean import Cleaning, clean, prepare
+from unicl.data.pieces import Pieces
 from unicl.errors import UserError, suggest
 
 __all__ = [
@@ -102,6 +104,24 @@ class Tokenizer:
         tokens = torch.tensor([ids + [self.pad_id] * (longest - len(ids)) for ids in rows], dtype=torch.int64)
         lengths = torch.tensor([longest if self.fixed else len(ids) for ids in rows], dtype=torch.int64)
         return tokens.view(len(rows), longest), torch.arange(longest) < lengths[:, None]
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """How the entries make words."""
+        known = self.inner.get_vocab(with_added_tokens=True)
+        entries = [""] * self.vocab_size
+        for entry, number in known.items():
+            entries[number] = entry
+        return Pieces.of(entries, marks=self.inner.encode("").ids)
+
+    def spans(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """The text as it was cleaned, and where in it each of its tokens stands; a mark stands nowhere, (0, 0)."""
+        cleaned = prepare(text, self.cleaning)
+        encoding = self.inner.encode(cleaned)
+        spans: list[tuple[int, int]] = list(encoding.offsets)
+        if len(spans) > self.context:
+            spans = [*spans[: self.context - 1], (0, 0) if encoding.ids[-1] == self.eos_id else spans[self.context - 1]]
+        return cleaned, spans
 
     def lengths(self, texts: Sequence[str]) -> Tensor:
         """``(N,)`` int64: tokens of each text with its marks, before any cut."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from unicl.objective.terms import ContrastSettings, TermSettings
 from unicl.recipes import Recipe, clip, itl, unicl
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 

@@ -3,8 +3,8 @@
 Each has settings (frozen, plain data, saved with the model) and a module; a new kind of term is one of each.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -20,7 +20,8 @@ from unicl.objective.blockwise import Side
 from unicl.objective.peers import ALONE, Peers, Shared, share, sizes_of, total
 from unicl.objective.plan import Tiling
 from unicl.objective.targets import Incidence, Target, same_key, yes_or_no
-from unicl.similarity import Scale, ScaleSettings, find_similarity
+from unicl.similarity.find import Option, find_similarity
+from unicl.similarity.scale import Scale, ScaleSettings
 from unicl.space import Columns, Embedding, Keys, TextType
 
 Compare = Callable[..., Tensor]
@@ -35,7 +36,10 @@ class ContrastSettings:
 
     * ``texts``: which text rows it compares; images that are known not to belong to it stay out.
     * ``dims``: how many leading dimensions it reads (None: all).
-    * ``similarity``: the name of a function in `unicl.similarity`, or ``file.py:function`` with the same arguments.
+    * ``similarity``: see `unicl.similarity.find.find_similarity`; ``options`` are its further arguments, and
+      ``use_options`` those that are others when the trained model is used (GLoRIA).
+    * ``part_share``: the share of each row's parts that is compared: those that find the best counterpart among the
+      rows of this process (FILIP, section 3.1, 25 %). Only in training; 1 is all of them.
     * ``loss``: the name of a function in `unicl.objective.losses`, or ``file.py:function`` with the same arguments.
     * ``class_share``: with both types of text in one softmax, the share of an image's mass that its class texts get.
     * ``count_classes``: whether a class text weighs as many rows as show it (UniCL), or one (typed rows).
@@ -47,6 +51,9 @@ class ContrastSettings:
     texts: Texts = "all"
     dims: int | None = None
     similarity: str = "cosine"
+    options: Mapping[str, Option] = field(default_factory=dict)
+    use_options: Mapping[str, Option] = field(default_factory=dict)
+    part_share: float = 1.0
     loss: str = "softmax"
     image_weight: float = 0.5
     smoothing: float = 0.0
@@ -104,7 +111,7 @@ class Contrast(nn.Module):
             return nothing(shared.columns)
         text_keys = shared.text_keys.select(text_rows)
         images, texts = self._sides(shared, image_rows, text_rows, keys=text_keys)
-        return find_loss(settings.loss, similarity=settings.similarity)(
+        return find_loss(settings.loss, similarity=settings.similarity, options=settings.options)(
             images,
             texts,
             target=same_key(self._weighted(shared.image_keys.select(image_rows)), text_keys),
@@ -270,7 +277,7 @@ class Objective(nn.Module):
         return {name: term.scale for name, term in self.terms.items() if isinstance(term, Contrast | Views)}
 
 
-def find_loss(name: str, *, similarity: str = "cosine") -> Compare:
+def find_loss(name: str, *, similarity: str = "cosine", options: Mapping[str, Option] | None = None) -> Compare:
     """A loss by its name in `unicl.objective.losses`, or by ``file.py:function``, of scores that a similarity makes.
 
     What the library knows runs blockwise; a loss from a file is given all scores of the batch at once.
@@ -280,12 +287,12 @@ def find_loss(name: str, *, similarity: str = "cosine") -> Compare:
         own = getattr(python_file(Path(path)), function, None)
         if own is None:
             raise UserError(f"{path} has no function {function!r}, which was to be the loss")
-        return partial(tiled.dense, loss=own, score=find_similarity(similarity))
+        return partial(tiled.dense, loss=own, score=find_similarity(similarity, options=options))
     home = blockwise if similarity == "cosine" else tiled
     if name not in LOSSES:
         raise UserError(f"unknown loss {name!r}{suggest(name, LOSSES)}; give {', '.join(LOSSES)} or file.py:function")
     loss: Compare = getattr(home, name)
-    return loss if similarity == "cosine" else partial(loss, score=find_similarity(similarity))
+    return loss if similarity == "cosine" else partial(loss, score=find_similarity(similarity, options=options))
 
 
 def nothing(columns: Columns) -> Tensor:

@@ -17,7 +17,7 @@ from unicl.objective.blockwise import Side, shares
 from unicl.objective.peers import ALONE, Peers, exchanged, gathered, own_rows, total
 from unicl.objective.plan import Tiling
 from unicl.objective.targets import Target, yes_or_no
-from unicl.similarity import Similarity
+from unicl.similarity.find import Similarity
 from unicl.space import Embedding, Parts
 
 ELEMENTS = 1 << 22

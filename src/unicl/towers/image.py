@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, gcd
 from typing import Any, Final, Literal, Self
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from unicl.data.image import Frame
 from unicl.errors import UserError, suggest
-from unicl.space import Embedding
+from unicl.space import Embedding, Parts
 from unicl.towers.heads import HeadKind, Option, embed, make_head
 from unicl.towers.keras import end_on_last_stage
 from unicl.towers.last import read_first_token
 from unicl.towers.lora import adapt, check_rank, hold_statistics, let_learn
+from unicl.towers.parts import ImageParts, Look, PartsHead, image_states, mean_of, with_parts
 from unicl.towers.weights import hub
 
 
@@ -28,9 +29,12 @@ class ImageSettings:
     * ``name``: any timm model; ``size``: side of the square images in pixels.
     * ``pool``: "default" is the model's own; "avg" the mean of all places; "token" the class token; "map" a learned
       query that attends to all places (CLIP, section 2.4); "stage" the mean of the last stage of an EfficientNet of
-      TensorFlow's, without the wide layer behind it (ALIGN, section 4.1): see `unicl.towers.keras`.
+      TensorFlow's, without the wide layer behind it (ALIGN, section 4.1): see `unicl.towers.keras`; "parts" the mean of
+      the parts (FILIP has no other whole vector).
+    * ``parts``: which places are embedded for themselves as well; None is none of them.
     * ``options``: further arguments of timm's model, such as ``{"depth": 6}``.
     * ``eps``: of all layer norms; None is the model's own.
+    * ``enlarged``: the side to which pixels are enlarged before the backbone sees them; 0 leaves them (GLoRIA: 299).
     * ``frame``: how a picture is fitted into the square when nothing is augmented.
     * ``head``: see `unicl.towers.heads.make_head`. With "none", a model that ends on an attention pool (CLIP's
       ResNets) lets that pool's output layer make the embedding.
@@ -46,7 +50,9 @@ class ImageSettings:
     options: Mapping[str, Option] = field(default_factory=dict)
     eps: float | None = None
     frame: Frame = Frame()
-    pool: Literal["default", "avg", "token", "map", "stage"] = "default"
+    enlarged: int = 0
+    pool: Literal["default", "avg", "token", "map", "stage", "parts"] = "default"
+    parts: ImageParts | None = None
     head: HeadKind = "linear"
     weights: str = "random"
     locked: bool = False
@@ -71,9 +77,10 @@ class ImageTower(nn.Module):
         self.settings = settings
         self.backbone: Final = _backbone(settings, width=width)
         self.pool: Final = _extra_pool(self.backbone, settings)
-        self.feature_width: Final[int] = _feature_width(self.backbone)
+        self.feature_width: Final[int] = _feature_width(self.backbone, settings)
         self.dropout: Final = nn.Dropout(settings.dropout)
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
+        self.parts: Final = _parts_head(self.backbone, settings, width=width)
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         shown = self.backbone.pretrained_cfg
@@ -122,25 +129,72 @@ class ImageTower(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """``(N, F)`` from ``(N, 3, H, W)`` pixels, 0 to 255, best uint8; ``(N, F)`` features stay as they are."""
+        return self.look(images).features
+
+    def look(self, images: Tensor) -> Look:
+        """What the backbone says of images as in `features`, and of their parts if the settings ask for them.
+
+        Raises `UserError` for features without the parts that are asked for, or pixels of a size it cannot read.
+        """
+        if images.ndim == 2 and self.settings.parts is not None:
+            raise UserError("features of whole pictures have no parts; give the tower pixels")
         if images.ndim == 2:
-            return images
+            return Look(features=images)
         if len(images) == 0:
-            return self.mean.new_zeros(0, self.feature_width)
+            return self._nothing()
+        _check_size(self.backbone, images, settings=self.settings)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
-            pixels = images.to(self.mean.dtype)
-            if self.channels_last:
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-            scaled = (pixels - 255 * self.mean) / (255 * self.std)
-            features: Tensor = self.pool(self.backbone(scaled))
-        return features
+            return self._look(self._scaled(images))
+
+    def _look(self, scaled: Tensor) -> Look:
+        asked = self.settings.parts
+        if asked is None:
+            return Look(features=self.pool(self.backbone(scaled)))
+        if asked.stage is None:
+            states = self.backbone.forward_features(scaled)
+            # A model that norms its mean only has a norm for that.
+            norm = getattr(self.backbone, "fc_norm", None)
+            found = norm(states) if isinstance(norm, nn.LayerNorm) else states
+        else:
+            states, [found] = self.backbone.forward_intermediates(
+                scaled, indices=[asked.stage], output_fmt="NCHW", norm=False
+            )
+        prefix = 0 if asked.first or asked.stage is not None else getattr(self.backbone, "num_prefix_tokens", 0)
+        inner = asked.stage is None and getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
+        parts = image_states(found, prefix=prefix, channels_last=inner)
+        pooled = self.settings.pool == "parts"
+        return Look(features=mean_of(parts) if pooled else self.pool(self.backbone.forward_head(states)), parts=parts)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        pixels = images.to(self.mean.dtype)
+        if self.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if self.settings.enlarged:
+            side = (self.settings.enlarged, self.settings.enlarged)
+            pixels = nn.functional.interpolate(pixels, size=side, mode="bilinear", align_corners=True)
+        return (pixels - 255 * self.mean) / (255 * self.std)
+
+    def _nothing(self) -> Look:
+        parts = None
+        if self.parts is not None:
+            values = self.mean.new_zeros(0, 1, _states_width(self.backbone, self.settings))
+            parts = Parts(values=values, mask=values.new_ones(0, 1, dtype=torch.bool))
+        return Look(features=self.mean.new_zeros(0, self.feature_width), parts=parts)
 
     def _probe(self) -> None:
         side = self.settings.size
         self.pool(self.backbone(self.mean.new_zeros(1, 3, side, side)))
 
-    def forward(self, images: Tensor) -> Embedding:
-        """Images as in `features` to an `Embedding` whose whole is ``(N, D)`` at unit length."""
-        return embed(self.dropout(self.features(images)), self.head)
+    def forward(self, images: Tensor | Look) -> Embedding:
+        """Images as in `features`, or what `look` said of them, to an `Embedding` of whole ``(N, D)`` and its parts."""
+        look = images if isinstance(images, Look) else self.look(images)
+        if self.parts is None or look.parts is None:
+            return embed(self.dropout(look.features), self.head)
+        states = replace(look.parts, values=self.dropout(look.parts.values))
+        parts = self.parts(states, head=self.head)
+        if self.settings.pool == "parts":
+            return with_parts(look.features, parts)
+        return replace(embed(self.dropout(look.features), self.head), parts=parts)
 
 
 class MapPool(nn.Module):
@@ -173,7 +227,8 @@ def _backbone(settings: ImageSettings, *, width: int) -> Any:
         raise UserError(f"the image model {settings.name!r} cannot be built with {options}: {error!r}") from error
     try:
         model = timm.create_model(settings.name, **settings.options, **_arguments(plain, settings, width=width))
-        read_first_token(model)
+        if settings.parts is None:
+            read_first_token(model)
         if settings.pool == "stage":
             end_on_last_stage(model)
         _set_eps(model, settings.eps)
@@ -215,7 +270,7 @@ def _arguments(plain: Any, settings: ImageSettings, *, width: int) -> dict[str, 
     arguments["num_classes"] = width if settings.head == "none" and _ends_on_pool(plain) else 0
     if settings.pool == "map" and _ends_on_pool(plain):
         return arguments
-    if settings.pool not in ("default", "stage"):
+    if settings.pool not in ("default", "stage", "parts"):
         arguments["global_pool"] = "" if _needs_pool(plain, settings) else settings.pool
     return arguments
 
@@ -239,5 +294,45 @@ def _ends_on_pool(model: Any) -> bool:
     return isinstance(getattr(model, "head", None), AttentionPool2d | RotAttentionPool2d)
 
 
-def _feature_width(model: Any) -> int:
+def _feature_width(model: Any, settings: ImageSettings) -> int:
+    if settings.pool == "parts":
+        return _states_width(model, settings)
     return int(model.head.out_features if _ends_on_pool(model) else model.head_hidden_size)
+
+
+def _states_width(model: Any, settings: ImageSettings) -> int:
+    stage = None if settings.parts is None else settings.parts.stage
+    return int(model.num_features if stage is None else model.feature_info[stage]["num_chs"])
+
+
+def _parts_head(model: Any, settings: ImageSettings, *, width: int) -> PartsHead | None:
+    asked = settings.parts
+    if asked is None and settings.pool == "parts":
+        raise UserError("the pool 'parts' is the mean of parts, but none are asked for; set image.parts too")
+    if asked is None:
+        return None
+    levels = len(getattr(model, "feature_info", ()))
+    if asked.stage is not None and not 0 <= asked.stage < levels:
+        raise UserError(
+            f"the image model {settings.name!r} has the maps 0 to {levels - 1}, but its parts are to come from "
+            f"{asked.stage}; choose one of these, or leave image.parts.stage out"
+        )
+    features = _states_width(model, settings)
+    if asked.head is None and features != _feature_width(model, settings):
+        raise UserError(
+            f"parts of {features} features cannot share the head of a whole picture, which has "
+            f"{_feature_width(model, settings)}; give them one of their own with image.parts.head=linear"
+        )
+    return PartsHead(asked, features=features, width=width)
+
+
+def _check_size(model: Any, images: Tensor, *, settings: ImageSettings) -> None:
+    """A transformer has learned its places for one size of pictures."""
+    places = getattr(model, "patch_embed", None)
+    wanted = getattr(places, "img_size", None) if getattr(places, "strict_img_size", False) else None
+    came = tuple(images.shape[-2:])
+    if wanted is not None and not settings.enlarged and came != tuple(wanted):
+        raise UserError(
+            f"the image tower {settings.name!r} reads pictures of {wanted[0]} x {wanted[1]} pixels, but these have "
+            f"{came[0]} x {came[1]}; fit them first (unicl.data.image.fit), or train with --image-size {came[0]}"
+        )

@@ -1,32 +1,29 @@
 """A transformers model as a text tower: tokens to embeddings."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from unicl.data.pieces import Pieces
 from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from unicl.errors import UserError, suggest
-from unicl.space import Embedding
+from unicl.space import Embedding, Parts, joined
 from unicl.towers.heads import HeadKind, Option, Pool, embed, make_head, places_of, pool_tokens
 from unicl.towers.kept import KeptTexts, state_of
 from unicl.towers.last import clip_text_at
+from unicl.towers.lengths import length_groups
 from unicl.towers.lora import adapt, check_rank, let_learn
+from unicl.towers.parts import Look, PartsHead, TextParts, mean_of, part_places, text_states, with_parts
+from unicl.towers.transformer import make_backbone, save_memory
 from unicl.towers.weights import hub, package
 
 OWN_NAMES: Final = ("clip", "bert", "siglip")
 """Models that are made from the settings alone."""
 NAMES: Final = (*OWN_NAMES, "package:minilm")
-GROUPS: Final = 8
-LEAST_ROWS: Final = 32
-WORTH: Final = 0.8
-LEAST_SAVED: Final = 0.02
-"""From `LEAST_ROWS` texts on, they are read in at most `GROUPS` by length, if that leaves less than `WORTH` of the
-work; a further group has to save `LEAST_SAVED` of what is left."""
 _DROPOUTS: Final = (
     "attention_dropout",
     "hidden_dropout_prob",
@@ -44,7 +41,9 @@ class TextSettings:
     * ``name``: "clip" (causal, QuickGELU), "bert" and "siglip" (read both ways), "package:minilm", or a folder or hub
       name that transformers reads; these last bring their sizes, so ``layers``, ``dim``, ``heads``, ``eps`` are unused.
     * ``tokenizer``: "train" (on the user's texts), "clip", "chinese", a folder, or "" for the model's own.
-    * ``pool``: see `unicl.towers.heads.pool_tokens`; "default" is what the model was made for.
+    * ``pool``: see `unicl.towers.heads.pool_tokens`; "default" is what the model was made for; "parts" is the
+      mean of the parts (FILIP, GLoRIA).
+    * ``parts``: which tokens are embedded for themselves as well; None is none of them.
     * ``vocab``: entries of a trained tokenizer at most; ``context``: longest text in tokens.
     * ``eps``: of the layer norms; CLIP has 1e-5, UniCL 1e-12.
     * ``fixed``: every text is padded to ``context`` tokens and its padding is read like words (SigLIP, LiT).
@@ -61,7 +60,8 @@ class TextSettings:
     context: int = 77
     vocab: int = 8192
     eps: float = 1e-5
-    pool: Literal["default", "eos", "cls", "mean", "max", "last"] = "default"
+    pool: Literal["default", "eos", "cls", "mean", "max", "last", "parts"] = "default"
+    parts: TextParts | None = None
     head: HeadKind = "linear"
     fixed: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -81,18 +81,31 @@ class TextTower(nn.Module):
     Raises `UserError` if there is no such model or it does not fit the settings.
     """
 
-    def __init__(self, settings: TextSettings, *, width: int, vocab_size: int, eos_id: int, pad_id: int) -> None:
+    def __init__(
+        self,
+        settings: TextSettings,
+        *,
+        width: int,
+        vocab_size: int,
+        eos_id: int,
+        pad_id: int,
+        pieces: Pieces | None = None,
+    ) -> None:
         super().__init__()
         config = _config(settings, vocab_size=vocab_size, eos_id=eos_id, pad_id=pad_id)
         self.settings = settings
         self.eos_id: Final = eos_id
         self.causal: Final[bool] = config.model_type == "clip_text_model"
-        self.pool: Final[Pool] = _pool(settings, config)
-        self.backbone: Final = _backbone(config)
+        self.pool: Final[Pool | Literal["parts"]] = _pool(settings, config)
+        self.backbone: Final = make_backbone(config)
         self.feature_width: Final[int] = int(config.hidden_size)
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
+        self.parts: Final = _parts_head(settings, config, features=self.feature_width, width=width)
+        if settings.parts is not None and pieces is None:
+            raise UserError("parts of a text need the tokenizer's pieces; give TextTower(pieces=tokenizer.pieces)")
+        self.pieces: Pieces | None = pieces
         if settings.checkpointing:
-            _save_memory(self.backbone)
+            save_memory(self.backbone)
         self.kept: Final = KeptTexts()
         self.keeps = True
         self.locked = False
@@ -116,19 +129,62 @@ class TextTower(nn.Module):
 
     def features(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """``(U, F)`` from ``tokens (U, L)`` and ``mask (U, L)`` bool, true where a token is real; padding is right."""
+        return self.look(tokens, mask).features
+
+    def look(self, tokens: Tensor, mask: Tensor) -> Look:
+        """What the transformer says of texts as in `features`, and of their parts if the settings ask for them."""
         if len(tokens) == 0:
-            return torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
+            return self._nothing(tokens)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
+            if self.settings.parts is not None:
+                return self._grouped_parts(tokens, mask)
             if not (self.locked and self.keeps and self.training):
-                return self._grouped(tokens, mask)
+                return Look(features=self._grouped(tokens, mask))
 
             def read(rows: Sequence[int]) -> list[Tensor]:
                 return self._each(tokens[rows], mask[rows])
 
-            return self.kept.features(tokens, mask, mark=self._mark(tokens.device), read=read)
+            return Look(features=self.kept.features(tokens, mask, mark=self._mark(tokens.device), read=read))
+
+    def _grouped_parts(self, tokens: Tensor, mask: Tensor) -> Look:
+        order, groups = length_groups(mask)
+        looks = [self._read_parts(tokens[rows, :length], mask[rows, :length]) for rows, length in groups]
+        if len(looks) == 1:
+            return looks[0]
+        place = order.argsort()
+        parts = joined([look.parts for look in looks if look.parts is not None])
+        features = torch.cat([look.features for look in looks])[place]
+        return Look(features=features, parts=Parts(values=parts.values[place], mask=parts.mask[place]))
+
+    def _read_parts(self, tokens: Tensor, mask: Tensor) -> Look:
+        asked = self.settings.parts
+        assert asked is not None
+        assert self.pieces is not None
+        self.pieces = self.pieces.to(tokens.device)
+        seen = None if self.causal else mask
+        output = self.backbone(input_ids=tokens, attention_mask=seen, output_hidden_states=asked.layers > 1)
+        states = output.last_hidden_state
+        if asked.layers > 1:
+            # The last of all has its norm only here.
+            states = states + torch.stack(output.hidden_states[-asked.layers : -1]).sum(0)
+        places = part_places(tokens, mask, settings=asked, pieces=self.pieces)
+        parts = text_states(states, places)
+        if self.pool == "parts":
+            return Look(features=mean_of(parts), parts=parts)
+        last = output.last_hidden_state
+        return Look(
+            features=pool_tokens(last, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id), parts=parts
+        )
+
+    def _nothing(self, tokens: Tensor) -> Look:
+        features = torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
+        if self.parts is None:
+            return Look(features=features)
+        mask = torch.ones(0, 1, device=tokens.device, dtype=torch.bool)
+        return Look(features=features, parts=Parts(values=features[:, None], mask=mask))
 
     def _grouped(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        order, groups = _length_groups(mask)
+        order, groups = length_groups(mask)
         parts = [self._read(tokens[rows, :length], mask[rows, :length]) for rows, length in groups]
         return torch.cat(parts)[order.argsort()] if len(parts) > 1 else parts[0]
 
@@ -148,17 +204,27 @@ class TextTower(nn.Module):
             places = places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
             return clip_text_at(self.backbone, tokens, places=places)
         # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
+        assert self.pool != "parts"
         seen = None if self.causal else mask
         states = self.backbone(input_ids=tokens, attention_mask=seen).last_hidden_state
         return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
     def _probe(self) -> None:
         tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.backbone.device)
-        self._read(tokens, tokens == 0)
+        if self.parts is None:
+            self._read(tokens, tokens == 0)
+        else:
+            self._read_parts(tokens, tokens == 0)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Embedding:
-        """Tokens as in `features` to an `Embedding` whose whole is ``(U, D)`` at unit length."""
-        return embed(self.features(tokens, mask), self.head)
+        """Tokens as in `features` to an `Embedding` of whole ``(U, D)`` and its parts."""
+        look = self.look(tokens, mask)
+        if self.parts is None or look.parts is None:
+            return embed(look.features, self.head)
+        parts = self.parts(look.parts, head=self.head)
+        if self.pool == "parts":
+            return with_parts(look.features, parts)
+        return replace(embed(look.features, self.head), parts=parts)
 
     def save_config(self, folder: Path) -> None:
         """Write ``config.json``; the folder can then be the ``name`` of this model where the original is missing."""
@@ -295,7 +361,16 @@ def _check_sizes(config: Any, settings: TextSettings, *, vocab_size: int) -> Non
         raise UserError(f"the text model {settings.name!r} reads at most {places} tokens; lower context to that")
 
 
-def _pool(settings: TextSettings, config: Any) -> Pool:
+def _parts_head(settings: TextSettings, config: Any, *, features: int, width: int) -> PartsHead | None:
+    if settings.parts is None and settings.pool == "parts":
+        raise UserError("the pool 'parts' is the mean of parts, but none are asked for; set text.parts too")
+    layers = int(config.num_hidden_layers)
+    if settings.parts is not None and not 1 <= settings.parts.layers <= layers:
+        raise UserError(f"parts of a text are to add up {settings.parts.layers} layers, but its model has {layers}")
+    return None if settings.parts is None else PartsHead(settings.parts, features=features, width=width)
+
+
+def _pool(settings: TextSettings, config: Any) -> Pool | Literal["parts"]:
     causal = config.model_type == "clip_text_model"
     if causal and settings.pool == "cls":
         raise UserError("pool 'cls' reads the first token, which has seen no other in a causal tower; use eos")
@@ -306,80 +381,3 @@ def _pool(settings: TextSettings, config: Any) -> Pool:
     if config.model_type == "siglip_text_model":
         return "last"
     return "mean" if settings.name == "package:minilm" else "cls"
-
-
-def _backbone(config: Any) -> Any:
-    import transformers
-
-    kind = type(config)
-    stem = kind.__name__.removesuffix("Config")
-    # Of a pair of encoder and decoder (T5, M2M100) the encoder alone reads texts; T5 has a class without the decoder.
-    encoder_class = getattr(transformers, f"{stem}EncoderModel", None)
-    model_class = (
-        encoder_class or transformers.MODEL_MAPPING.get(kind, None) or getattr(transformers, f"{stem}Model", None)
-    )
-    if model_class is None:
-        raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}")
-    if encoder_class or getattr(config, "is_encoder_decoder", False):
-        return model_class(config).get_encoder()
-    if "add_pooling_layer" in model_class.__init__.__code__.co_varnames:
-        return model_class(config, add_pooling_layer=False)
-    model = model_class(config)
-    if config.model_type == "clip_text_model":
-        _init_clip(model)
-    if config.model_type == "siglip_text_model":
-        model.head = nn.Identity()  # the tower has a head of its own
-    return model
-
-
-def _length_groups(mask: Tensor) -> tuple[Tensor, list[tuple[Tensor | slice, int]]]:
-    """Rows by length, and the groups of them that are read together, each with its length.
-
-    One long text makes all others of a batch as long; groups of like length give the same numbers with less work.
-    """
-    rows, longest = mask.shape
-    lengths = mask.sum(1).cpu()
-    order = lengths.argsort(stable=True)
-    bounds = _bounds(lengths[order]) if rows >= LEAST_ROWS else [0, rows]
-    groups = [(order[a:b], max(int(lengths[order[b - 1]]), 1)) for a, b in pairwise(bounds)]
-    if rows < LEAST_ROWS or sum(len(part) * length for part, length in groups) > WORTH * rows * longest:
-        return order, [(slice(None), longest)]
-    return order.to(mask.device), [(part.to(mask.device), length) for part, length in groups]
-
-
-def _bounds(lengths: Tensor) -> list[int]:
-    """Where to cut rows of rising length, cut by cut where it saves the most tokens."""
-    bounds, work = [0, len(lengths)], len(lengths) * int(lengths[-1])
-    while len(bounds) <= GROUPS:
-        saved, place = max(_best_cut(lengths, a, b) for a, b in pairwise(bounds))
-        if saved < max(LEAST_SAVED * work, 1):
-            break
-        bounds, work = sorted([*bounds, place]), work - saved
-    return bounds
-
-
-def _best_cut(lengths: Tensor, first: int, end: int) -> tuple[int, int]:
-    """The tokens that one cut of a group saves at most, and its place."""
-    saved = torch.arange(1, end - first) * (lengths[end - 1] - lengths[first : end - 1])
-    return (int(saved.max()), first + 1 + int(saved.argmax())) if len(saved) else (0, first)
-
-
-def _save_memory(model: Any) -> None:
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-
-
-@torch.no_grad()
-def _init_clip(model: Any) -> None:
-    """CLIP's initial weights (openai/CLIP model.py, initialize_parameters), which transformers' differ from."""
-    width, layers = model.config.hidden_size, model.config.num_hidden_layers
-    inner = width**-0.5 * (2 * layers) ** -0.5
-    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.02)
-    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.01)
-    for layer in model.encoder.layers:
-        attention = layer.self_attn
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-            nn.init.normal_(part.weight, std=width**-0.5)
-        nn.init.normal_(attention.out_proj.weight, std=inner)
-        nn.init.normal_(layer.mlp.fc1.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(layer.mlp.fc2.weight, std=inner)

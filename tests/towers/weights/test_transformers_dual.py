@@ -27,7 +27,7 @@ from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ContrastSettings
 from unicl.published import model_of, publish
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.towers.weights import transformers_dual as layout

@@ -10,7 +10,7 @@ from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ContrastSettings
-from unicl.similarity import ScaleSettings
+from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.use.export.graphs import Graph, image_graph, joint_graph, scoring, text_graph

@@ -99,6 +99,8 @@ class TextGraph(nn.Module):
         self, tower: TextTower, *, dims: tuple[int | None, ...], settings: ExportSettings, masks: Masks = "wide"
     ) -> None:
         super().__init__()
+        if tower.pool == "parts":
+            raise UserError("whole vectors that are means of parts cannot be exported; take a model of another pool")
         self.pool: Final = tower.pool
         self.eos_id: Final = tower.eos_id
         self.causal: Final = tower.causal

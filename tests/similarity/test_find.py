@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from unicl.errors import UserError
-from unicl.similarity import Scale, ScaleSettings, cosine, find_similarity
+from unicl.similarity.find import find_similarity
+from unicl.similarity.scale import Scale, ScaleSettings
+from unicl.similarity.whole import cosine
 from unicl.space import Embedding
 
 

@@ -1,0 +1,1 @@
+"""Two columns of embeddings to scores, and the learned scale that belongs to them."""

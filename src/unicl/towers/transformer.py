@@ -1,0 +1,55 @@
+"""transformers' text models from their configurations."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from unicl.errors import UserError
+
+
+def make_backbone(config: Any) -> Any:
+    """The text model of a configuration, random and without a head; raises `UserError` if there is none."""
+    import transformers
+
+    kind = type(config)
+    stem = kind.__name__.removesuffix("Config")
+    # Of a pair of encoder and decoder (T5, M2M100) the encoder alone reads texts; T5 has a class without the decoder.
+    encoder_class = getattr(transformers, f"{stem}EncoderModel", None)
+    model_class = (
+        encoder_class or transformers.MODEL_MAPPING.get(kind, None) or getattr(transformers, f"{stem}Model", None)
+    )
+    if model_class is None:
+        raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}")
+    if encoder_class or getattr(config, "is_encoder_decoder", False):
+        return model_class(config).get_encoder()
+    if "add_pooling_layer" in model_class.__init__.__code__.co_varnames:
+        return model_class(config, add_pooling_layer=False)
+    model = model_class(config)
+    if config.model_type == "clip_text_model":
+        _init_clip(model)
+    if config.model_type == "siglip_text_model":
+        model.head = nn.Identity()  # the tower has a head of its own
+    return model
+
+
+def save_memory(model: Any) -> None:
+    """Let activations be computed again in the backward pass."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+@torch.no_grad()
+def _init_clip(model: Any) -> None:
+    """CLIP's initial weights (openai/CLIP model.py, initialize_parameters), which transformers' differ from."""
+    width, layers = model.config.hidden_size, model.config.num_hidden_layers
+    inner = width**-0.5 * (2 * layers) ** -0.5
+    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.02)
+    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.01)
+    for layer in model.encoder.layers:
+        attention = layer.self_attn
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            nn.init.normal_(part.weight, std=width**-0.5)
+        nn.init.normal_(attention.out_proj.weight, std=inner)
+        nn.init.normal_(layer.mlp.fc1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(layer.mlp.fc2.weight, std=inner)
