@@ -12,7 +12,7 @@ from unicl.data.sources import load_all
 from unicl.data.stream import Place, Stream
 from unicl.lookup import names
 from unicl.run import build_model
-from unicl.space import Columns, Embedding
+from unicl.space import Columns, all_rows
 from unicl.towers.text import build_tokenizer
 from unicl.train.cached import cached_step
 from unicl.train.chunk import find_chunk
@@ -72,7 +72,7 @@ def uncached(model, batch, chunk):
             longest = int(lengths[rows].max())
             said.append(model.text(batch.tokens[rows, :longest], batch.token_mask[rows, :longest]))
         place = [order.index(row) for row in batch.text_index.tolist()]
-        texts = Embedding(whole=_joined(said).whole[place], features=_joined(said).features[place])
+        texts = _joined(said).select(torch.tensor(place))
     columns = Columns(
         images=_joined(images),
         views=_joined(views) if views else None,
@@ -143,12 +143,17 @@ def ranks_work(rank, data, folder, port):
         for kind in ("ddp", "fsdp"):
             found[kind] = parallel_work(kind, data, ranks)
         found["locked"] = parallel_work("fsdp", data, ranks, image=LOCKED)
+        found["parts"] = parallel_work("fsdp", data, ranks, name="filip", change=one_sided)
     torch.save(found, f"{folder}/{rank}.pt")
 
 
-def parallel_work(kind, data, ranks, *, image=None):
+def parallel_work(kind, data, ranks, *, name="itl", image=None, change=None):
     """A cached step of a model whose gradients travel, or whose weights are parted, while it goes on."""
-    model, batch = made("itl", data, place=Place(rank=ranks.rank, ranks=2), image=image)
+    if change is None:
+        model, batch = made(name, data, place=Place(rank=ranks.rank, ranks=2), image=image)
+    else:
+        model, batch = made(name, data, image=image)
+        batch = change(batch, rank=ranks.rank)
     parallel = Parallel(model, ranks=ranks, parallel=kind)
     loss = cached(model, batch, CHUNK, ranks=ranks, sync=parallel.sync).loss.item()
     parallel.finish()
@@ -162,5 +167,5 @@ def _parts(rows, chunk):
 
 
 def _joined(embeddings):
-    whole, features = ([getattr(e, what) for e in embeddings] for what in ("whole", "features"))
-    return Embedding(whole=torch.cat(whole), features=torch.cat(features))
+    parts = embeddings[0].parts is not None
+    return all_rows(embeddings, width=0, features=0, parts=parts)

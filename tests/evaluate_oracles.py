@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from unicl.data.sources import Source
 from unicl.data.text import train_tokenizer
-from unicl.model import ModelSettings, TwoTowers
+from unicl.model import ModelSettings, TwoTowers, ZeroShotSettings
 from unicl.objective.terms import ClassifySettings, ClassName, ContrastSettings
 from unicl.space import Sample
 from unicl.towers.image import ImageSettings
+from unicl.towers.parts import ImageParts, TextParts
 from unicl.towers.text import TextSettings
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "grey": (128, 128, 128)}
@@ -126,3 +127,31 @@ def tiny_model(*, recipe="itl", texts=True, classes=(), seed=0):
     tokenizer = train_tokenizer(words, vocab_size=300, context=16)
     settings = ModelSettings(image=image, text=text, width=16, terms=terms, recipe=recipe)
     return TwoTowers(settings, tokenizer=tokenizer).eval()
+
+
+def parts_model(ensemble="similarities", *, standardise=False, terms=None, seed=0):
+    """A real model with random weights that compares patches with words, or as ``terms`` say."""
+    torch.manual_seed(seed)
+    words = [f"a photo of a {name} picture number is 0123456789" for name in COLOURS]
+    settings = ModelSettings(
+        image=ImageSettings(name="test_vit", size=32, pool="parts", parts=ImageParts()),
+        text=TextSettings(layers=1, dim=16, heads=2, context=16, vocab=300, pool="parts", parts=TextParts()),
+        width=16,
+        terms=terms or (ContrastSettings(similarity="tokenwise"),),
+        zero_shot=ZeroShotSettings(ensemble=ensemble, standardise=standardise),
+        recipe="filip",
+    )
+    return TwoTowers(settings, tokenizer=train_tokenizer(words, vocab_size=300, context=16)).eval()
+
+
+def late_interaction(image_parts, text_parts):
+    """FILIP, equations 4 and 5, of one image and one text without padding: the mean of each side's best products."""
+    products = [[sum(float(a) * float(b) for a, b in zip(p, q, strict=True)) for q in text_parts] for p in image_parts]
+    of_image = sum(max(row) for row in products) / len(products)
+    of_text = sum(max(column) for column in zip(*products, strict=True)) / len(products[0])
+    return of_image, of_text
+
+
+def real_parts(parts, row):
+    """The parts of one row that are real."""
+    return parts.values[row][parts.mask[row]].double().tolist()

@@ -9,6 +9,7 @@ from pair_cases import KINDS, case, compare, token_wise
 from unicl.objective import blockwise, tiled
 from unicl.objective.peers import exchanged, gathered, own_rows, share, total
 from unicl.objective.plan import Tiling
+from unicl.similarity.tokenwise import tokenwise
 from unicl.space import Columns, Embedding, Keys
 from unicl.train.ranks import Ranks, average_gradients, gather_objects, start
 
@@ -30,8 +31,14 @@ def comparisons():
                 yield f"softmax {kind} {exchange} {images}", blockwise.softmax, kind, sizes, None, options
                 if kind not in ("cosine", "dot"):
                     yield f"sigmoid {kind} {exchange} {images}", blockwise.sigmoid, kind, sizes, None, options
-        tiled_options = {"smoothing": 0.1, "tiling": Tiling(rows=2), "score": token_wise}
-        yield f"tiled {kind}", tiled.softmax, kind, (IMAGES, texts), (3, 4), tiled_options
+            scores = [(tokenwise, "fp32"), (tokenwise, "bf16")] if kind in ("paired", "typed") else []
+            for score, operands in (*scores, (token_wise, "fp32")):
+                tiling = Tiling(rows=4, keep=2000, exchange=exchange, operands=operands)
+                options = {"smoothing": 0.1, "tiling": tiling, "score": score}
+                name = f"{kind} {exchange} {score.__name__} {operands}"
+                yield f"tiled softmax {name}", tiled.softmax, kind, (IMAGES, texts), (3, 4), options
+                if score is tokenwise:
+                    yield f"tiled sigmoid {name}", tiled.sigmoid, kind, (IMAGES, texts), (3, 4), options
 
 
 def compared(*, peers, alone):

@@ -5,7 +5,8 @@ from unicl.lookup import find, names, recipe
 
 
 def test_the_recipes_are_the_public_functions_of_their_module():
-    assert names() == ("clip", "unicl", "florence", "itl", "siglip", "supcon", "cross_entropy")
+    compared = ("clip", "unicl", "florence", "itl", "siglip", "filip", "wukong", "gloria")
+    assert names() == (*compared, "supcon", "cross_entropy")
 
 
 def test_a_recipe_is_called_with_its_own_dials():

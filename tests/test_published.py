@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.lookup import find as find_recipe
+from unicl.lookup import names
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ContrastSettings
 from unicl.published import adopt, fill_model, find, is_own, load, model_of, publish, read_published
-from unicl.recipes import clip, cross_entropy, itl, siglip, supcon
+from unicl.recipes import clip, cross_entropy, filip, itl, siglip, supcon
 from unicl.run import build_model
 from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
@@ -137,7 +138,27 @@ def test_what_does_not_fit_is_named():
 
 def test_every_recipe_can_start_from_a_pair():
     published = publish(made(dims=None))
-    for name in ("clip", "unicl", "florence", "itl", "siglip", "supcon", "cross_entropy"):
+    for name in names():
         make = find_recipe(name)
         recipe = make(width=16) if name == "itl" else replace(make(), width=16)
-        assert adopt(recipe, published).image.name == "test_vit"
+        taken = adopt(recipe, published)
+        assert taken.image.name == "test_vit"
+        assert taken.image.parts == recipe.image.parts
+        assert (taken.image.pool == "parts") == (recipe.image.pool == "parts")
+
+
+def test_a_recipe_of_parts_starts_from_a_pair_without_any_and_the_other_way_round():
+    pair = made(dims=None)
+    recipe = adopt(replace(filip(), width=16), publish(pair))
+    model = build_model(recipe, (), tokenizer=TOKENIZER).eval()
+    fill_model(model, publish(pair))
+    # Patches go through the backbone and the head that whole vectors had.
+    with torch.no_grad():
+        states = model.image.backbone.forward_features(pair.image._scaled(IMAGES))[:, 1:]
+        wanted = torch.nn.functional.normalize(pair.image.head(states), dim=-1)
+    torch.testing.assert_close(model.encode_images(IMAGES).parts.values, wanted, rtol=1e-4, atol=1e-5)
+    back = adopt(replace(clip(), width=16), publish(model))
+    assert (back.image.parts, back.text.parts) == (None, None)
+    again = build_model(back, (), tokenizer=TOKENIZER).eval()
+    fill_model(again, publish(model))
+    same(pair, again)

@@ -55,6 +55,7 @@ def test_the_readme_shows_the_results_that_are_committed():
 
 
 def test_make_bench_runs_every_script():
+    """A script is what can be run; other modules there only help one."""
     listed = re.search(r"^BENCHMARKS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split()
-    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"table"}
-    assert scripts <= set(listed)
+    found = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
+    assert sorted(listed) == sorted(found - {"table"})

@@ -131,3 +131,42 @@ def test_automatic_weights_are_those_of_the_installed_package_or_random():
 def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path):
     with pytest.raises(UserError, match="holds no run to resume"):
         read_job(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["filip", "wukong", "gloria"])
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_a_recipe_that_needs_parts_is_refused_on_a_tower_without_any_before_anything_is_written(
+    data, tmp_path, name, side
+):
+    one = job(data, name)
+    tower = getattr(one.recipe, side)
+    pool = "default" if tower.pool == "parts" else tower.pool
+    recipe = replace(one.recipe, **{side: replace(tower, parts=None, pool=pool)})
+    with pytest.raises(UserError, match=f"{name!r} compares parts.*its {side} tower gives none; leave {side}.parts"):
+        train(replace(one, recipe=recipe), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_a_tower_cannot_give_are_refused_and_the_folder_can_be_used_again(data, tmp_path):
+    one = job(data, "gloria")
+    image = replace(one.recipe.image, parts=replace(one.recipe.image.parts, stage=99))
+    with pytest.raises(UserError, match="has the maps 0 to .* come from 99; choose one of these"):
+        train(replace(one, recipe=replace(one.recipe, image=image)), tmp_path / "run")
+    assert train(one, tmp_path / "run").step == 2
+
+
+SIZES = [(40, 40), (1, 1), (900, 10), (10, 900), (37, 53), (5, 5), (64, 33)]
+
+
+@pytest.mark.parametrize("name", ["filip", "wukong", "gloria"])
+def test_pictures_of_any_size_and_captions_that_say_nothing_are_trained_on(tmp_path, name):
+    captions = ["a red dog", "", "   ", "<pad>", "[PAD] [PAD]", "...", "x"]
+    rows = [f"{k}.png,{caption}" for k, caption in enumerate(captions)]
+    for k, size in enumerate(SIZES):
+        Image.new("RGB", size, (20 * k, 100, 50)).save(tmp_path / f"{k}.png")
+    (tmp_path / "odd.csv").write_text("\n".join(["file,title", *rows]) + "\n", encoding="utf-8")
+    [source] = load_all([str(tmp_path / "odd.csv")])
+    assert [bool(sample.captions) for sample in source.samples] == [True, False, False, True, True, True, True]
+    assert train(job((str(tmp_path / "odd.csv"),), name), tmp_path / "run").step == 2
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["loss"] > 0 for line in lines)

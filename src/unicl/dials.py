@@ -19,6 +19,11 @@ class Dials:
         Length of the run in steps; wins over epochs.
     batch
         Batch size over all processes.
+    towers
+        The paper's towers and how they were trained, in place of a laptop's: filip b32 or l14; wukong b32, l14 or
+        swin_l; gloria resnet50.
+    match
+        wukong: what is compared, words with reduced patches, all tokens, or the global vectors.
     class_share
         itl: the weight of class texts against captions, 0 to 1.
     class_dims
@@ -36,7 +41,7 @@ class Dials:
     tokenizer
         train (on your texts), clip, chinese, or a folder.
     prompts
-        Templates for class names: auto, en, en-short, zh, zh-short, clip80, unicl81, or a file.
+        Templates for class names: auto, en, zh, clip80, filip, wukong80, gloria, ... (docs/evaluation.md), or a file.
     eval_every
         Evaluate on --val every so many steps.
     metric
@@ -65,6 +70,8 @@ class Dials:
     batch: int | None = None
     lr: float | None = None
     width: int | None = None
+    towers: str | None = None
+    match: Literal["reduced", "tokens", "global"] | None = None
     class_share: float | None = None
     class_dims: int | None = None
     image: str | None = None
@@ -92,7 +99,8 @@ class Dials:
     compile: bool | None = None
 
 
-_ARGUMENTS = ("width", "class_share", "class_dims")
+ARGUMENTS = ("width", "batch", "towers", "match", "class_share", "class_dims")
+"""The flags that are arguments of a recipe; those of every recipe, width and batch, are fields where they are none."""
 _FIELDS = (
     *((name, f"fit.{name}") for name in ("steps", "epochs", "precision", "seed", "eval_every", "save_every")),
     *((name, f"fit.{name}") for name in ("metric", "patience", "track")),
@@ -119,9 +127,10 @@ def assigned(name: str, dials: Dials, *, more: Sequence[str]) -> Any:
 
     from unicl import lookup
 
-    given = {dial: value for dial in _ARGUMENTS if (value := getattr(dials, dial)) is not None}
-    # The width is a field of every recipe, and an argument of those whose other fields follow from it.
-    width = None if "width" in signature(lookup.find(name)).parameters else given.pop("width", None)
+    takes = signature(lookup.find(name)).parameters
+    given = {dial: value for dial in ARGUMENTS if (value := getattr(dials, dial)) is not None}
+    # Width and batch are fields of every recipe, and arguments of those whose other fields follow from them.
+    width, _ = (None if dial in takes else given.pop(dial, None) for dial in ("width", "batch"))
     recipe = lookup.recipe(name, arguments=given)
     recipe = recipe if width is None else replace(recipe, width=width)
     return turned(recipe, dials, more=more)
@@ -134,6 +143,8 @@ def turned(recipe: Any, dials: Dials, *, more: Sequence[str]) -> Any:
     fields = {field: value for dial, field in _FIELDS if (value := getattr(dials, dial)) is not None}
     if dials.image is not None and dials.image_weights is None:
         fields["image.weights"] = "random"
+    if dials.text is not None and dials.text_weights is None and recipe.text is not None:
+        fields["text.weights"] = "random"
     return assign(recipe, [*(f"{field}={json.dumps(value)}" for field, value in fields.items()), *more])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unicl.data.image import decode, fit
-from unicl.data.prompts import fill
+from unicl.data.prompts import Prompts, fill, sentences_for
 from unicl.data.text import Tokenizer, load_tokenizer
 from unicl.errors import UserError, suggest
 from unicl.objective.terms import Classify, ClassName, ContrastSettings, Objective, TermSettings
@@ -64,6 +64,16 @@ class ModelSettings:
         dims = {t.texts: t.dims for t in self.terms if isinstance(t, ContrastSettings)}
         whole = dims.get("all")
         return {"instances": dims.get("captions", whole), "classes": dims.get("classes", whole)}
+
+    def contrasts(self, view: View) -> tuple[ContrastSettings, ...]:
+        """The contrasts that say what belongs together in a view."""
+        wanted = {"instances": "captions", "classes": "classes"}[view]
+        found = [t for t in self.terms if isinstance(t, ContrastSettings)]
+        return tuple(t for t in found if t.texts == wanted) or tuple(t for t in found if t.texts == "all")
+
+    def reads_parts(self, view: View) -> bool:
+        """Whether a view compares more than whole vectors."""
+        return any(term.similarity != "cosine" for term in self.contrasts(view))
 
 
 class TwoTowers(nn.Module):
@@ -154,8 +164,11 @@ class TwoTowers(nn.Module):
         self, images: Images, *, batch: int = 64, progress: bool = False
     ) -> dict[View | Literal["features"], Tensor]:
         """Pictures in each view, and their features, from one pass through the tower."""
-        found = self.encode_images(images, batch=batch, parts=False, progress=progress)
-        whole, features = found.whole, found.features
+        return self.views_of(self.encode_images(images, batch=batch, parts=False, progress=progress))
+
+    def views_of(self, images: Embedding) -> dict[View | Literal["features"], Tensor]:
+        """Encoded pictures in each view, and their features."""
+        whole, features = images.whole, images.features
         classes = self.see(whole, view="classes")
         if self.text is None and self._head() is not None:
             # A classifier's view of classes: features and a 1, to meet weights and biases in `classifier`.
@@ -167,22 +180,37 @@ class TwoTowers(nn.Module):
         return self.see(self.encode_texts(texts, batch=batch, parts=False).whole, view=view)
 
     def similarity(self, images: Images, texts: Sequence[str], *, view: View = "instances") -> Tensor:
-        """``(I, T)`` cosines between pictures and texts."""
+        """``(I, T)`` cosines between pictures and texts; raises `UserError` for a model that compares parts."""
+        if self.settings.reads_parts(view):
+            raise UserError(
+                "this model compares more than whole vectors, and has a table for each direction; call "
+                f"unicl.compare.scores(model, model.encode_images(...), model.encode_texts(...), view={view!r})"
+            )
         return self.embed_image(images, view=view) @ self.embed_text(texts, view=view).T
 
-    def classifier(self, names: Sequence[str], *, templates: Sequence[str]) -> Tensor:
+    def classifier(self, names: Sequence[str], *, templates: Prompts) -> Tensor:
         """``(C, D')`` vectors of classes by name, to be multiplied with images in the class view.
 
         Every template is filled, embedded and normalised; the mean is normalised again (CLIP, section 3.1.4).
+        Raises `UserError` for a model that compares classes prompt by prompt: see `unicl.compare.class_scores`.
         """
         head = self._head()
         if self.text is None and head is not None:
             return _rows(head, names)
+        ensemble = self.settings.zero_shot.ensemble
+        if ensemble != "embeddings":
+            raise UserError(
+                f"this model scores a class by its prompts' {ensemble!r}, which no single vector can stand for; call "
+                "unicl.compare.class_scores(model, model.encode_images(...), names, templates=...)"
+            )
         if not len(names) or not len(templates):
             raise UserError("a classifier needs at least one class name and one template")
-        texts = [fill(template, name) for name in names for template in templates]
-        vectors = self.embed_text(texts, view="classes")
-        return F.normalize(vectors.view(len(names), len(templates), -1).mean(1), dim=-1)
+        texts = [[fill(template, name) for template in sentences_for(templates, name)] for name in names]
+        vectors = self.embed_text([text for several in texts for text in several], view="classes")
+        counts = [len(several) for several in texts]
+        if len(set(counts)) == 1:
+            return F.normalize(vectors.view(len(names), counts[0], -1).mean(1), dim=-1)
+        return F.normalize(torch.stack([each.mean(0) for each in torch.split(vectors, counts)]), dim=-1)
 
     def see(self, whole_ND: Tensor, *, view: View) -> Tensor:
         """The part of whole embeddings that a use reads, at unit length."""

@@ -5,18 +5,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from unicl.errors import UserError
-from unicl.model import ModelSettings, TwoTowers, View, load_model
+from unicl.model import ModelSettings, TwoTowers, View, ZeroShotSettings, load_model
 from unicl.objective.terms import ContrastSettings, TermSettings
 from unicl.recipes import Recipe
 from unicl.similarity.scale import Scale, ScaleSettings
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.lora import adapters
+from unicl.towers.parts import parts_in, without_parts
 from unicl.towers.text import TextSettings, TextTower, build_tokenizer
 from unicl.towers.weights import hub
 from unicl.towers.weights.checkpoint import open_checkpoint
@@ -105,6 +107,7 @@ def model_of(published: Published) -> TwoTowers:
         text=text,
         width=published.width,
         terms=_terms(published) if text is not None else (),
+        zero_shot=TypeAdapter(ZeroShotSettings).validate_python(dict(published.zero_shot)),
         recipe="published",
     )
     model = TwoTowers(settings, tokenizer=tokenizer)
@@ -117,7 +120,8 @@ def fill_model(model: TwoTowers, published: Published) -> None:
     """Give a model the towers and the scale of a published one.
 
     A pair with texts is taken with its heads, which must fit; a single tower, or a pair for a recipe without texts,
-    gives its backbone. Raises `UserError` naming what does not fit.
+    gives its backbone. What only one of them has for parts stays as it is, or is left out. Raises `UserError` naming
+    what does not fit.
     """
     whole = published.pair and model.text is not None
     parts: list[tuple[str, nn.Module]] = [] if published.image is None else [("image", model.image)]
@@ -136,6 +140,8 @@ def _fill_tower(tower: nn.Module, theirs: Mapping[str, Tensor], *, whole: bool, 
     if not whole:
         own = {key: value for key, value in own.items() if key.startswith("backbone.")}
         theirs = {key: value for key, value in theirs.items() if key in own}
+    if bool(parts_in(own)) != bool(parts_in(theirs)):
+        own, theirs = without_parts(own), without_parts(theirs)
     missing, left = sorted(set(own) - set(theirs)), sorted(set(theirs) - set(own))
     if missing or left:
         raise UserError(mismatch(source, missing=missing, left=left))
@@ -149,6 +155,7 @@ def adopt(recipe: Recipe, published: Published) -> Recipe:
     """The recipe with the towers of a published model, their width and their scale; how it trains stays its own.
 
     For a nested recipe, make it with the width of ``published`` first. A single tower keeps the recipe's heads.
+    Whether there are parts is the recipe's; what they are is the published model's, if it has some too.
     Raises `UserError` if the width differs, or the recipe has no place for the tower.
     """
     image, text = recipe.image, recipe.text
@@ -171,6 +178,10 @@ def adopt(recipe: Recipe, published: Published) -> Recipe:
 
 def _kept(theirs: Tower, *, like: Tower, whole: bool) -> Tower:
     """Their tower, that trains as ``like`` does, with ``like``'s head unless the whole of it is taken."""
+    parts = theirs.parts if whole and theirs.parts and like.parts else like.parts
+    pool = theirs.pool if theirs.pool != "parts" or parts else "default"
+    if parts is not theirs.parts and like.pool == "parts":
+        pool = "parts"
     return replace(
         theirs,
         head=theirs.head if whole else like.head,
@@ -179,12 +190,16 @@ def _kept(theirs: Tower, *, like: Tower, whole: bool) -> Tower:
         dropout=like.dropout,
         checkpointing=like.checkpointing,
         lora=like.lora,
+        parts=parts,
+        pool=pool,
     )
 
 
 def _started(term: TermSettings, published: Published) -> TermSettings:
-    """The scale goes on from where it was, if it scaled the same kind of loss."""
-    if not isinstance(term, ContrastSettings) or published.scale is None:
+    """The scale goes on from where it was, if it scaled the same kind of loss of the same similarity."""
+    if not isinstance(term, ContrastSettings) or published.scale is None or not term.scale.learned:
+        return term
+    if term.similarity not in ({each["similarity"] for each in published.terms} or {"cosine"}):
         return term
     if (term.scale.bias is None) != (published.bias is None):
         return term
@@ -193,6 +208,8 @@ def _started(term: TermSettings, published: Published) -> TermSettings:
 
 
 def _terms(published: Published) -> tuple[TermSettings, ...]:
+    if published.terms:
+        return TypeAdapter(tuple[TermSettings, ...]).validate_python(published.terms)
     init = published.scale or 1 / 0.07
     scale = ScaleSettings(init=init, max=max(100.0, init), bias=published.bias)
     return (ContrastSettings(loss="softmax" if published.bias is None else "sigmoid", scale=scale),)
@@ -201,12 +218,17 @@ def _terms(published: Published) -> tuple[TermSettings, ...]:
 def publish(model: TwoTowers, *, view: View | None = "instances") -> Published:
     """A model of ours as settings and tensors, in one of its views: for classes, a nested model is narrower.
 
-    None is the whole of it. Raises `UserError` if the head of a nested model cannot be narrowed.
+    None is the whole of it. Raises `UserError` if the head of a nested model, or its parts, cannot be narrowed.
     """
     model = merge(model)
     settings = model.settings
     dims = None if view is None else settings.views[view]
     width = dims or settings.width
+    if width != settings.width and any(s is not None and s.parts for s in (settings.image, settings.text)):
+        raise UserError(
+            f"the parts of this model have {settings.width} dimensions and the view for {view} reads {width} of whole "
+            "vectors alone; publish the view for instances"
+        )
     towers: dict[str, ImageTower | TextTower] = {"image": model.image} | (
         {} if model.text is None else {"text": model.text}
     )
@@ -229,7 +251,19 @@ def publish(model: TwoTowers, *, view: View | None = "instances") -> Published:
         pad_id=0 if tokenizer is None else tokenizer.pad_id,
         vocab_size=0 if tokenizer is None else tokenizer.vocab_size,
         tokenizer=tokenizer,
+        terms=_terms_of(model),
+        zero_shot=TypeAdapter(ZeroShotSettings).dump_python(settings.zero_shot),
     )
+
+
+def _terms_of(model: TwoTowers) -> tuple[dict[str, Any], ...]:
+    """The contrasts of a model that compares more than whole vectors, their scales where they are now."""
+    contrasts = [term for term in model.settings.terms if isinstance(term, ContrastSettings)]
+    if all(term.similarity == "cosine" for term in contrasts):
+        return ()
+    scales = model.objective.scales()
+    now = [replace(term, scale=replace(term.scale, init=scales[term.name].value)) for term in contrasts]
+    return tuple(TypeAdapter(ContrastSettings).dump_python(term) for term in now)
 
 
 def _text_settings(settings: ModelSettings) -> TextSettings:

@@ -22,13 +22,14 @@ from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source, load_all
 from unicl.data.stream import Place, Stream
 from unicl.data.text import Tokenizer, load_tokenizer
-from unicl.dials import Dials, assigned, turned
+from unicl.dials import ARGUMENTS, Dials, assigned, turned
 from unicl.errors import UserError
 from unicl.evaluate.during import evaluator
 from unicl.model import ModelSettings, TwoTowers
 from unicl.objective.terms import ClassifySettings, ClassName, ContrastSettings
 from unicl.published import adopt, fill_model, read_published
 from unicl.recipes import Recipe
+from unicl.similarity.find import OF_PARTS
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import TextSettings, build_tokenizer
 from unicl.towers.weights.load import load_image_weights, load_text_weights
@@ -131,11 +132,8 @@ def begin(name: str, dials: Dials, *, more: Sequence[str] = (), init: str | None
         return default_weights(assigned(name, dials, more=more))
     published = read_published(init)
     _refuse_towers(dials, published)
-    arguments = Dials(
-        width=dials.width or (published.width if published.pair else None),
-        class_share=dials.class_share,
-        class_dims=dials.class_dims,
-    )
+    width = dials.width or (published.width if published.pair else None)
+    arguments = replace(Dials(), **{name: getattr(dials, name) for name in ARGUMENTS} | {"width": width})
     recipe: Recipe = turned(adopt(assigned(name, arguments, more=()), published), dials, more=more)
     return default_weights(recipe)
 
@@ -186,7 +184,8 @@ def _feature_width(settings: ImageSettings) -> int:
 
 
 def _check(recipe: Recipe, sources: Sequence[Source]) -> None:
-    """Every recipe says by its terms what it needs; what the data lacks is an error before the first step."""
+    """Every recipe says by its terms what it needs; what it or the data lacks is an error before the first step."""
+    _check_parts(recipe)
     samples = [sample for source in sources for sample in source.samples]
     texts, labels = any(s.captions or s.labels for s in samples), any(s.labels for s in samples)
     found = "; ".join(f"{source.name} has {_columns(source)}" for source in sources)
@@ -209,6 +208,19 @@ def _check(recipe: Recipe, sources: Sequence[Source]) -> None:
         raise UserError(
             f"all labels are {only!r}: one class alone teaches nothing; add another class or captions ({found})"
         )
+
+
+def _check_parts(recipe: Recipe) -> None:
+    for term in recipe.terms:
+        if not isinstance(term, ContrastSettings) or term.similarity not in OF_PARTS:
+            continue
+        for side, tower in (("image", recipe.image), ("text", recipe.text)):
+            if tower is not None and tower.parts is None:
+                raise UserError(
+                    f"recipe {recipe.name!r} compares parts ({term.similarity!r} in the term {term.name!r}), but its "
+                    f"{side} tower gives none; leave {side}.parts as the recipe has it, write --set "
+                    f"'{side}.parts={{}}', or train with --recipe clip, which compares whole vectors"
+                )
 
 
 def _columns(source: Source) -> str:
@@ -332,13 +344,18 @@ def _introduce(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path,
     begun = f" on {job.init}" if job.init else ""
     image, text = f"image {_told(recipe.image, job, f'{recipe.image.size} px')}", "no text"
     if recipe.text is not None:
-        text = f"text {_told(recipe.text, job, f'{recipe.text.tokenizer} tokenizer')}"
+        tokenizer = recipe.text.tokenizer or "its own"
+        text = f"text {_told(recipe.text, job, f'{tokenizer} tokenizer')}"
     say(f"recipe {recipe.name}{begun}: {image}, {text}, width {model.settings.width}, {numbers:.1f} M parameters")
+    compared = [f"{t.name} by {t.similarity}" for t in recipe.terms if isinstance(t, ContrastSettings)]
+    if any(not each.endswith("cosine") for each in compared):
+        say(f"  compared: {', '.join(compared)}")
     size = sum(len(s.samples) * s.weight for s in sources)
     steps = fit_settings.length(epoch_size=int(size), batch=recipe.data.batch)
     say(
         f"batch {recipe.data.batch}, {steps} steps ({steps * recipe.data.batch / max(size, 1):.1f} epochs), "
-        f"lr {recipe.optim.lr:g}, {fit_settings.precision}, seed {fit_settings.seed}; everything is in {out}"
+        f"{recipe.optim.method} at lr {recipe.optim.lr:g}, {fit_settings.precision}, seed {fit_settings.seed}; "
+        f"everything is in {out}"
     )
 
 
@@ -346,7 +363,8 @@ def _told(tower: ImageSettings | TextSettings, job: Job, *more: str) -> str:
     """A tower's name, where its weights are from unless the model that the run starts on says so, how it learns."""
     weights = [] if job.init and tower.weights == "random" else [tower.weights]
     learns = ["locked"] if tower.locked else [f"adapters of rank {tower.lora}"] if tower.lora else []
-    return f"{tower.name} ({', '.join([*weights, *learns, *more])})"
+    parts = [] if tower.parts is None else ["parts"]
+    return f"{tower.name} ({', '.join([*weights, *learns, *more, *parts])})"
 
 
 def _shared_labels(sources: Sequence[Source]) -> list[str]:

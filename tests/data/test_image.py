@@ -255,6 +255,8 @@ def test_an_unknown_mode_is_named():
         Augment(jitter=1.0),
         Augment(gray=1.0),
         Augment(flip=True, jitter=2.5, gray=0.5),
+        Augment(policy="autoaugment"),
+        Augment(shift=True, flip=True),
     ],
 )
 def test_the_same_draws_give_the_same_view(settings):
@@ -284,6 +286,21 @@ def test_threads_give_the_views_of_one_thread():
     with ThreadPoolExecutor(4) as pool:
         threaded = list(pool.map(view, range(24)))
     assert all(torch.equal(one, view(seed)) for seed, one in enumerate(threaded))
+
+
+def test_a_shifted_view_is_some_square_of_the_framed_picture_and_all_of_its_places_come():
+    rows, columns = np.mgrid[0:20, 0:20]
+    image = tensor(np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8))
+    frame, settings = Frame(mode="pad", scale=20), Augment(shift=True)
+    corners = set()
+    for seed in range(400):
+        view = augment(image, settings, size=18, rng=np.random.default_rng(seed), frame=frame)
+        top, left = view[:2, 0, 0].tolist()
+        assert torch.equal(view, image[:, top : top + 18, left : left + 18])
+        corners.add((top, left))
+    assert corners == {(top, left) for top in range(3) for left in range(3)}
+    middle = fit(image, size=18, frame=frame)
+    assert torch.equal(middle, image[:, 1:19, 1:19])
 
 
 def test_a_crop_is_the_same_piece_that_pillow_cuts():
@@ -427,8 +444,9 @@ def test_a_fast_decode_is_never_smaller_than_asked_and_near_the_exact_one():
     content = encoded(photo(600, 900), "JPEG", quality=92)
     for shortest, wanted in ((None, 600), (301, 600), (300, 300), (200, 225), (100, 150), (20, 75), (1000, 600)):
         assert decode(content, shortest=shortest).shape[1] == wanted
-    assert Augment(crop=(0.25, 1.0), decode="fast").shortest(100) == 400
-    assert Augment().shortest(100) is None
+    assert Augment(crop=(0.25, 1.0), decode="fast").shortest(100, side=100) == 400
+    assert Augment().shortest(100, side=100) is None
+    assert Augment(shift=True, decode="fast").shortest(224, side=256) == 512
     assert decode(encoded(photo(600, 900)), shortest=10).shape == (3, 600, 900)
 
 

@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import regex
 
-from unicl.data.prompts import OWN, fill, language_of, read_names, templates
+from unicl.data.prompts import OWN, fill, language_of, prompt_set, read_names, sentences_for, set_names, templates
 from unicl.errors import UserError
 
 
@@ -43,6 +43,60 @@ def test_clips_templates_without_open_clip_name_the_extra(monkeypatch: pytest.Mo
     assert templates("en")
 
 
+def test_wukongs_templates_are_read_from_cn_clip_with_the_two_that_stand_twice() -> None:
+    lines = templates("wukong80")
+    assert len(lines) == 80
+    assert {line for line in lines if lines.count(line) == 2} == {"{}的裁剪照片。", "{}的涂鸦照。"}
+    assert len(set(lines)) == 78
+    assert all(line.endswith("。") and line.count("{}") == 1 for line in lines)
+
+
+def test_wukongs_templates_without_cn_clip_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cn_clip.eval.imagenet_zeroshot_templates", None)
+    with pytest.raises(UserError, match="pip install cn-clip"):
+        templates("wukong80")
+
+
+def test_every_named_set_can_be_read() -> None:
+    for name in set_names():
+        found = prompt_set(name)
+        assert all(found.values()) if isinstance(found, dict) else found
+
+
+def test_class_prompts_fit_only_their_classes() -> None:
+    found = prompt_set("gloria")
+    assert sentences_for(found, "pleural_effusion") == sentences_for(found, "Pleural Effusion")
+    with pytest.raises(UserError, match="none for the class 'Pneumonia'.*they know Atelectasis, Cardiomegaly"):
+        sentences_for(found, "Pneumonia")
+    with pytest.raises(UserError, match="belong to classes of their own"):
+        templates("gloria")
+    assert sentences_for(("a {}",), "Pneumonia") == ("a {}",)
+
+
+def test_some_of_a_set_are_drawn_by_a_seed() -> None:
+    few = prompt_set("gloria:5")
+    assert isinstance(few, dict)
+    assert {len(several) for several in few.values()} == {5}
+    whole = prompt_set("gloria")
+    assert all(set(several) <= set(whole[name]) for name, several in few.items())
+    assert few == prompt_set("gloria:5") == prompt_set("gloria:5:0")
+    assert few != prompt_set("gloria:5:1")
+    assert prompt_set("en:1000") == templates("en")
+    assert len(set(prompt_set("filip:7:3"))) == 7
+    with pytest.raises(UserError, match="ask for 0 sentences"):
+        prompt_set("gloria:0")
+    with pytest.raises(UserError, match="no prompts 'glria', did you mean 'gloria'"):
+        prompt_set("glria:5")
+
+
+def test_components_and_class_prompts_come_from_files(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(json.dumps({"prefix": ["a sketch of a"], "suffix": ["none", "Nice"]}))
+    assert prompt_set(str(tmp_path / "own.json")) == ("a sketch of a {}.", "a sketch of a {}. Nice.")
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": {"cat": ["a cat", "my {}"]}}))
+    assert prompt_set(str(tmp_path / "classes.json")) == {"cat": ("a cat", "my {}")}
+    assert prompt_set(f"{tmp_path / 'classes.json'}:1")["cat"][0] in ("a cat", "my {}")
+
+
 def test_templates_come_from_text_and_json_files(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("\ufeffa sketch of {}\n\n一张{}的素描\n", encoding="utf-8")
     (tmp_path / "own.json").write_text(json.dumps(["a sketch of {}"]), encoding="utf-8")
@@ -55,7 +109,9 @@ def test_templates_come_from_text_and_json_files(tmp_path: Path) -> None:
     [
         ("own.txt", "a sketch of {}\na sketch\n", r"'a sketch' has no \{\}"),
         ("own.txt", "\n", "holds no templates"),
-        ("own.json", '{"a": "{}"}', "a list of templates was wanted"),
+        ("own.json", '"{}"', "holds a JSON str, but a list of templates or an object was wanted"),
+        ("own.json", '{"a": "{}"}', "there is no component 'a'"),
+        ("own.json", '{"classes": {"a": ["b"]}, "prefix": []}', "beside 'classes' stands 'prefix'"),
         ("own.json", "[1]", r"1 has no \{\}"),
         ("own.json", "[", "is not JSON"),
     ],

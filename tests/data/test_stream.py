@@ -58,6 +58,34 @@ def test_a_batch_is_a_function_of_the_step_alone(data):
     assert not same(one[2], one[3])
 
 
+def alternatives(tmp_path, *rows):
+    table = tmp_path / "three.csv"
+    table.write_text("\n".join(["name,caption,caption_de,caption_ru", *rows]) + "\n", encoding="utf-8")
+    return f"{table}?text=caption,caption_de,caption_ru"
+
+
+def test_several_text_columns_are_texts_of_one_image_of_which_each_is_drawn_as_often(tmp_path):
+    made = stream([alternatives(tmp_path, "1,a red square,ein rotes Quadrat,красный квадрат")])
+    assert made.samples[0].captions == ("a red square", "ein rotes Quadrat", "красный квадрат")
+    drawn = [made.draw(position, out=None).caption for position in range(10_000)]
+    counts = np.array([drawn.count(caption) for caption in made.samples[0].captions])
+    # Three standard deviations of a third of 10,000 draws.
+    assert np.abs(counts - 10_000 / 3).max() < 3 * (10_000 * 2 / 9) ** 0.5
+    assert drawn[:50] == [made.draw(position, out=None).caption for position in range(50)]
+
+
+def test_empty_cells_and_repeated_texts_are_no_alternatives(tmp_path):
+    rows = ("1,a red square,,nan", "2,same,same,  ", "3,,nur deutsch,")
+    captions = [sample.captions for sample in stream([alternatives(tmp_path, *rows)]).samples]
+    assert captions == [("a red square",), ("same",), ("nur deutsch",)]
+
+
+def test_a_text_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    typed = alternatives(tmp_path, "1,a,b,c").replace("caption_de", "caption_d")
+    with pytest.raises(UserError, match=r"no column 'caption_d'.*'caption', 'caption_de', 'caption_ru'.*did you mean"):
+        stream([typed])
+
+
 def test_an_epoch_shows_every_sample_once(data):
     made = stream(data)
     assert made.epoch_size == 48
@@ -129,7 +157,7 @@ def mixed(tmp_path_factory):
     return str(folder / "all.csv")
 
 
-STRONG = Augment(crop=(0.2, 1.0), flip=True, jitter=1.0, gray=0.3)
+STRONG = Augment(crop=(0.2, 1.0), flip=True, jitter=1.0, gray=0.3, policy="autoaugment")
 CHOICES = {
     "plain": {},
     "strong": {"augment": STRONG, "views": 2, "workers": 1, "ahead": 1},

@@ -1,9 +1,12 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
-from evaluate_oracles import all_cosines, pessimistic_rank, tiny_model
+from evaluate_oracles import all_cosines, parts_model, pessimistic_rank, tiny_model
+from unicl import compare
 from unicl.evaluate.captions import cannot_retrieve, run_retrieval
+from unicl.evaluate.pictures import embed_pictures
 
 
 def test_ranks_are_those_of_the_models_embeddings(job, model):
@@ -35,6 +38,24 @@ def test_the_worst_queries_are_shown_with_what_was_found_in_place_of_the_right_a
             assert not one.found[0].right or one.found[0].score == one.wanted.score
     assert all(one.wanted.image is not None and one.text for one in result.mistakes["texts"])
     assert all(one.image is not None and one.wanted.text for one in result.mistakes["images"])
+
+
+def test_a_model_of_parts_is_ranked_by_its_scores_each_way_by_its_own(job):
+    model = parts_model()
+    result = run_retrieval(replace(job, model=model, pictures=embed_pictures(model, job.pictures.samples)))
+    texts = list(dict.fromkeys(c for s in job.pictures.samples for c in s.captions))
+    images = model.encode_images([s.image for s in job.pictures.samples])
+    by_image, by_text = compare.scores(model, images, model.encode_texts(texts), view="instances")
+    several = [{texts.index(c) for c in s.captions} for s in job.pictures.samples]
+    wanted = [pessimistic_rank(row.tolist(), own) for row, own in zip(by_image, several, strict=True)]
+    assert sum(a == b for a, b in zip(result.ranks["image to text"], wanted, strict=True)) >= 18, "float16 may swap two"
+    assert result.facts["compared by"] == "tokenwise"
+    shown = result.mistakes["texts"][0]
+    row = texts.index(shown.text)
+    assert shown.found[0].score == pytest.approx(float(by_text[:, row].max()), abs=2e-3)
+    shown = result.mistakes["images"][0]
+    row = [s.id for s in job.pictures.samples].index(shown.id)
+    assert shown.found[0].score == pytest.approx(float(by_image[row].max()), abs=2e-3)
 
 
 def test_a_perfect_model_has_no_mistakes(job):

@@ -1,6 +1,10 @@
 import pytest
 import torch
+import torch.multiprocessing as mp
 
+import during_work
+from evaluate_oracles import parts_model
+from rank_work import free_port
 from tiny import tiny, write_photos
 from unicl.data.sources import load_all
 from unicl.errors import UserError
@@ -30,6 +34,29 @@ def test_the_numbers_are_those_of_the_full_report(data):
     assert quick["zeroshot/top1"] == pytest.approx(report["zeroshot/top1"])
     assert "retrieval/image_to_text/r1" in quick
     assert made.training is True, "training goes on as it was"
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "standardise"),
+    [("similarities", False), ("probabilities", False), ("best", True), ("embeddings", False)],
+)
+def test_a_model_of_parts_gets_the_numbers_of_its_full_report(data, ensemble, standardise):
+    made = parts_model(ensemble, standardise=standardise)
+    for sources, task, templates in ((data[:1], "zeroshot", "filip:3"), (data[1:], "retrieval", "auto")):
+        quick = evaluator(load_all(sources), prompts=templates, ranks=Ranks())(made)
+        report = evaluate(made, load_all(sources), tasks=(task,), templates=templates).numbers()
+        of_task = {name: value for name, value in quick.items() if name.startswith(task)}
+        assert of_task
+        assert of_task == pytest.approx({name: report[name] for name in of_task})
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_numbers_of_one(data, tmp_path):
+    mp.spawn(during_work.work, args=(list(data), tmp_path, free_port(), 2), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert first == second
+    for each, found in first.items():
+        assert found == pytest.approx(during_work.numbers(data, *each, Ranks()))
 
 
 def test_a_classifier_without_texts_is_measured_by_its_own_head(data):

@@ -17,8 +17,9 @@ from unicl.objective.terms import (
     ViewsSettings,
     find_loss,
 )
+from unicl.similarity.chosen import chosen
 from unicl.similarity.scale import ScaleSettings
-from unicl.space import Columns, Embedding, Keys, TextType
+from unicl.space import Columns, Embedding, Keys, Parts, TextType
 
 CAPTION, CLASS = int(TextType.CAPTION), int(TextType.CLASS)
 
@@ -191,6 +192,33 @@ def test_an_unknown_loss_suggests_a_near_one_and_a_file_gives_ones_own(tmp_path)
         find_loss(f"{tmp_path / 'mine.py'}:triple")
     with pytest.raises(UserError, match="no Python file"):
         find_loss("nothing.py:f")
+
+
+def with_parts(rows, *, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = F.normalize(torch.randn(rows, 8, 6, dtype=torch.float64, generator=generator), dim=-1)
+    parts = Parts(values=values, mask=torch.ones(rows, 8, dtype=torch.bool))
+    return replace(embedding(rows, seed=seed), parts=parts)
+
+
+def test_a_share_of_parts_is_compared_in_training_and_all_of_them_in_use():
+    batch = replace(pairs(5), images=with_parts(5, seed=1), texts=with_parts(5, seed=2))
+    some, every = (contrast(similarity="tokenwise", part_share=part) for part in (0.25, 1.0))
+    images, texts = chosen(batch.images, batch.texts, share=0.25)
+    wanted = every(replace(batch, images=images, texts=texts)).item()
+    assert some.term.training
+    assert math.isclose(some(batch).item(), wanted, rel_tol=1e-12)
+    some.term.eval()
+    assert math.isclose(some(batch).item(), every(batch).item(), rel_tol=1e-12)
+    assert not math.isclose(some(batch).item(), wanted, rel_tol=1e-3)
+
+
+def test_a_share_of_parts_must_be_one_and_needs_parts():
+    for wrong in (0.0, -0.5, 1.5):
+        with pytest.raises(UserError, match="above 0"):
+            Contrast(ContrastSettings(similarity="tokenwise", part_share=wrong))
+    with pytest.raises(UserError, match="no parts to choose from"):
+        Contrast(ContrastSettings(part_share=0.25))
 
 
 def test_the_scale_is_clamped_as_a_parameter():

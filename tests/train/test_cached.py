@@ -160,6 +160,44 @@ def test_a_locked_image_tower_sees_each_image_once(name, data):
     assert sum(shape[0] for shape in seen) == len(batch.images)
 
 
+def test_a_locked_tower_with_parts_sees_each_image_once_too(data):
+    model, batch = made("wukong", data, image={"dropout": 0.3})
+    torch.manual_seed(4)
+    uncached(model, batch, 4)
+    exact = gradients(model)
+    assert any(name.startswith("image.parts.") for name in exact)
+    seen = rows_seen(model.image.backbone.patch_embed)
+    torch.manual_seed(4)
+    cached(model, batch, 4)
+    same(gradients(model), exact)
+    assert sum(shape[0] for shape in seen) == len(batch.images)
+
+
+def test_chunks_of_texts_keep_their_own_number_of_parts(data):
+    model, batch = made("filip", data)
+    wanted = plain(model, batch).loss
+    exact = gradients(model)
+    widths = []
+    model.text.register_forward_hook(lambda _, __, output: widths.append(output.parts.mask.shape[1]))
+    torch.testing.assert_close(cached(model, batch, 1).loss, wanted, rtol=1e-12, atol=0)
+    same(gradients(model), exact)
+    assert len(set(widths)) > 1
+
+
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_the_parts_that_are_compared_are_chosen_from_the_whole_batch(chunk, data):
+    model, batch = made("filip", data)
+    everything = plain(model, batch).loss
+    model.zero_grad(set_to_none=True)
+    term = model.objective.terms["instances"]
+    term.settings = replace(term.settings, part_share=0.25)
+    wanted = plain(model, batch).loss
+    exact = gradients(model)
+    torch.testing.assert_close(cached(model, batch, chunk).loss, wanted, rtol=1e-12, atol=0)
+    same(gradients(model), exact)
+    assert not torch.isclose(wanted, everything, rtol=1e-3)
+
+
 def test_a_locked_text_tower_still_trains_its_head(data):
     model, batch = made("clip", data, text={"locked": True})
     wanted = plain(model, batch).loss
@@ -257,7 +295,7 @@ def test_a_chunk_of_nothing_is_refused(data):
 def test_two_ranks_of_unequal_size_equal_one(data, tmp_path):
     run_forks(ranks_work, data, str(tmp_path), free_port(), processes=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    others = {"one-sided": "clip", "ddp": "itl", "fsdp": "itl", "locked": "itl"}
+    others = {"one-sided": "clip", "ddp": "itl", "fsdp": "itl", "locked": "itl", "parts": "filip"}
     for name in (*RECIPES, *others):
         model, batch = made(others.get(name, name), data, image=LOCKED if name == "locked" else None)
         wanted = plain(model, batch).loss.item()

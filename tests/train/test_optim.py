@@ -8,8 +8,20 @@ from torch.multiprocessing import spawn
 
 from clip_work import clip_work, loss, net, states
 from rank_work import free_port
+from unicl.errors import UserError
+from unicl.towers.image import ImageSettings, ImageTower
+from unicl.train.lamb import Lamb
 from unicl.train.lowbit import halve_weights
-from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate, parameter_groups, take_step
+from unicl.train.optim import (
+    Average,
+    OptimSettings,
+    adamw,
+    clip,
+    learning_rate,
+    make_optimiser,
+    parameter_groups,
+    take_step,
+)
 
 
 def model():
@@ -31,6 +43,36 @@ def test_frozen_parameters_are_not_given_to_the_optimiser():
     net = model()
     net[0].requires_grad_(False)
     assert sum(len(g["params"]) for g in parameter_groups(net, weight_decay=0.1)) == 4
+
+
+def test_tables_of_words_and_places_decay_like_matrices_or_not_at_all():
+    holder = nn.ModuleDict({"image": ImageTower(ImageSettings(name="test_vit", size=32), width=8)})
+    holder["text"] = nn.Embedding(5, 4)
+    image = holder["image"].backbone
+    tables = {id(p) for p in (image.pos_embed, image.cls_token, holder["text"].weight)}
+    for decays in (True, False):
+        first, _ = parameter_groups(holder, weight_decay=0.1, decay_embeddings=decays)
+        held = {id(p) for p in first["params"]}
+        assert tables & held == (tables if decays else set())
+        assert id(image.blocks[0].mlp.fc1.weight) in held
+
+
+def test_each_method_is_its_optimiser_and_adam_takes_decay_for_a_gradient():
+    net = model()
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "lamb": Lamb}
+    for method, kind in kinds.items():
+        assert type(make_optimiser(net, OptimSettings(method=method))) is kind
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    weight.weight.grad = torch.zeros(1, 1)
+    take_step(make_optimiser(weight, OptimSettings(method="adam", weight_decay=0.1)), rate=0.01, seed=0)
+    assert math.isclose(float(weight.weight), 0.99, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lamb", "adam"])
+def test_states_in_fewer_bits_are_for_adamw(method):
+    with pytest.raises(UserError, match=r"fp32 only.*optim\.method=adamw"):
+        make_optimiser(model(), OptimSettings(method=method, states="bf16"))
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine_to_zero():

@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from tiny import tiny, write_photos
 from unicl.data.text import train_tokenizer
-from unicl.model import ModelSettings, TwoTowers
+from unicl.model import ModelSettings, TwoTowers, load_model
 from unicl.objective.terms import ClassifySettings, ClassName, ContrastSettings
+from unicl.run import Job, train
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 
@@ -34,6 +36,14 @@ def model() -> TwoTowers:
 @pytest.fixture(scope="session")
 def other() -> TwoTowers:
     return build(1)
+
+
+@pytest.fixture(scope="session")
+def parted(tmp_path_factory) -> TwoTowers:
+    """A model that compares parts, trained for some steps."""
+    folder = tmp_path_factory.mktemp("parted")
+    train(Job(recipe=tiny("filip", steps=8), data=write_photos(folder, each=4)), folder / "run")
+    return load_model(folder / "run")
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,14 @@ import math
 import pytest
 import torch
 
+from evaluate_oracles import parts_model
+from unicl import compare
 from unicl.data.prompts import templates
 from unicl.errors import UserError
+from unicl.use import classify as classifying
 from unicl.use.classify import classify, parse_names
+from unicl.use.results import json_lines, summary
+from unicl.use.sheet import sheet
 
 NAMES = ("red flower", "temple", "water")
 
@@ -51,6 +56,40 @@ def test_a_classifier_answers_with_its_own_classes(classifier, photos):
     assert set(dict(some.rows[0].answers)) == {"sky", "flower"}
     with pytest.raises(UserError, match="'temples' is none, did you mean 'temple'"):
         classify(classifier, [photos], names=("temples",))
+
+
+@pytest.mark.parametrize("ensemble", ["similarities", "probabilities", "best"])
+@pytest.mark.parametrize("waiting", [1, classifying.WAITING])
+def test_a_model_of_parts_answers_prompt_by_prompt(photos, monkeypatch, ensemble, waiting):
+    monkeypatch.setattr(classifying, "WAITING", waiting)
+    model = parts_model(ensemble)
+    found = classify(model, [photos], names=NAMES, templates=("a {}", "{}"), top=3, batch=5)
+    assert found.note == ""
+    images = model.encode_images([row.image for row in found.rows])
+    scores = compare.class_scores(model, images, NAMES, templates=("a {}", "{}"))
+    shares = scores if ensemble == "probabilities" else (model.scale("classes") * scores).softmax(1)
+    for row, wanted in zip(found.rows, shares.tolist(), strict=True):
+        assert dict(row.answers) == pytest.approx(dict(zip(NAMES, wanted, strict=True)), abs=5e-3)
+
+
+def test_pictures_that_are_made_comparable_over_their_set_say_so_everywhere(photos):
+    model = parts_model("best", standardise=True)
+    found = classify(model, [photos], names=NAMES, templates="filip:2")
+    assert found.note == "z-scored over these 12 pictures: predictions depend on the set"
+    for shown in (summary(found), json_lines(found), sheet(found).note):
+        assert found.note in shown
+    one = classify(model, [found.rows[0].image], names=NAMES, templates="filip:2")
+    assert "a single picture is not z-scored" in one.note
+    assert one.note in summary(one)
+    assert dict(one.rows[0].answers) != pytest.approx(dict(found.rows[0].answers), abs=1e-3)
+
+
+def test_classes_with_prompts_of_their_own_are_asked_by_them(model, photos):
+    own = {"temple": ["an old temple", "the temple"], "water": ["water"]}
+    found = classify(model, [photos], names=("water", "temple"), templates=own)
+    assert len(found.rows) == 12
+    with pytest.raises(UserError, match="none for the class 'sky'"):
+        classify(model, [photos], names=("sky", "temple"), templates=own)
 
 
 def test_names_that_cannot_be_meant_are_refused(model, photos):

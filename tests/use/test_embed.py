@@ -22,6 +22,7 @@ from unicl.model import load_model
 from unicl.use.embed import embed
 embed(load_model(sys.argv[1]), [sys.argv[2]], out=Path(sys.argv[3]), batch=1, chunk=1)
 """
+FILES = ("embeddings.npy", "items.jsonl", "manifest.json", "skipped.jsonl")
 
 
 def names(vectors):
@@ -56,7 +57,8 @@ def test_the_manifest_says_what_made_the_vectors(model, photos, tmp_path):
         "count": 12,
         "skipped": 1,
         "paths": [str(photos)],
-        "format": 1,
+        "parts": None,
+        "format": 2,
     }
     values = np.load(tmp_path / "v" / "embeddings.npy", mmap_mode="r")
     assert values.dtype == np.float16
@@ -88,36 +90,115 @@ def test_only_new_and_changed_pictures_are_embedded_again(model, photos, tmp_pat
     assert len(after.values) == len(before) == 12
 
 
-def test_a_part_that_was_half_written_does_not_count(model, photos, tmp_path):
+def test_a_chunk_that_was_half_written_does_not_count(model, photos, tmp_path):
     out = tmp_path / "v"
     whole = embed(model, [photos], out=tmp_path / "whole")
-    (out / "parts").mkdir(parents=True)
-    (out / "parts" / "0123.npy").write_bytes(b"\x93NUMPY")
-    (out / "parts" / "0123.jsonl.part").write_text('{"id": "x"')
+    (out / "chunks").mkdir(parents=True)
+    (out / "chunks" / "0123.npy").write_bytes(b"\x93NUMPY")
+    (out / "chunks" / "0123.jsonl.part").write_text('{"id": "x"')
     assert np.array_equal(embed(model, [photos], out=out).values, whole.values)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_stopped(model, photos, tmp_path):
+@pytest.mark.parametrize("name", ["model", "parted"])
+def test_a_killed_run_goes_on_where_it_stopped(name, request, photos, tmp_path):
+    model = request.getfixturevalue(name)
     model.save(tmp_path / "model")
-    whole = embed(model, [photos], out=tmp_path / "whole")
+    whole = embed(model, [photos], out=tmp_path / "whole", batch=1, chunk=1)
     out = tmp_path / "v"
     command = [sys.executable, "-c", RUN, str(tmp_path / "model"), str(photos), str(out)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    parts = out / "parts"
-    while process.poll() is None and len(list(parts.glob("*.npy"))) < 3:
+    chunks = out / "chunks"
+    while process.poll() is None and len(list(chunks.glob("*.skipped.jsonl"))) < 3:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = len(list(parts.glob("*.npy")))
-    resumed = embed(model, [photos], out=out)
-    assert kept >= 3
+    kept = len(list(chunks.glob("*.skipped.jsonl")))
+    resumed = embed(model, [photos], out=out, batch=1, chunk=1)
+    assert 3 <= kept < 13
     assert names(resumed) == names(whole)
     assert np.allclose(resumed.values, whole.values, atol=1e-6)
-    assert not parts.exists()
+    assert (resumed.parts is None) == (name == "model")
+    assert resumed.parts is None or np.allclose(resumed.parts, whole.parts, atol=1e-3)
+    assert not chunks.exists()
 
 
-def test_a_run_that_fails_half_way_keeps_its_parts(model, photos, tmp_path, monkeypatch):
+def test_parts_stand_beside_the_vectors_in_half_precision(parted, photos, tmp_path):
+    vectors = embed(parted, [photos], out=tmp_path / "v", batch=5, chunk=4)
+    found = parted.encode_images([item.image for item in vectors.items()])
+    assert np.allclose(vectors.values, found.whole.numpy(), atol=1e-6)
+    assert vectors.parts.dtype == np.float16
+    assert vectors.parts.shape == found.parts.values.shape
+    assert np.allclose(vectors.parts, found.parts.values.numpy(), atol=1e-3)
+    made = json.loads((tmp_path / "v" / "manifest.json").read_text())
+    assert made["parts"] == {"count": vectors.parts.shape[1], "width": 32}
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == sorted([*FILES, "parts.npy"])
+
+
+def test_parts_are_left_out_where_they_are_not_asked_for(parted, model, photos, tmp_path):
+    for own, parts in ((parted, False), (model, True)):
+        out = tmp_path / own.settings.recipe
+        assert embed(own, [photos], out=out, parts=parts).parts is None
+        assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    for folder, parts, message in (
+        ("filip", True, "without parts, and this run would write vectors with them"),
+        ("with", False, "with parts, and this run would write vectors without them"),
+    ):
+        embed(parted, [photos], out=tmp_path / "with")
+        with pytest.raises(UserError, match=message):
+            embed(parted, [photos], out=tmp_path / folder, parts=parts)
+
+
+def test_a_later_picture_is_embedded_alone_and_parts_follow_the_order(parted, photos, tmp_path, monkeypatch):
+    out = tmp_path / "v"
+    before = np.array(embed(parted, [photos], out=out).parts)
+    Image.new("RGB", (40, 40), "blue").save(photos / "new.png")
+    seen = []
+    real = module.decoded
+    monkeypatch.setattr(module, "decoded", lambda p, **rest: seen.extend(x.id for x in p) or real(p, **rest))
+    monkeypatch.setattr(module, "BLOCK", 5000)
+    after = embed(parted, [photos], out=out)
+    assert [id.rpartition("/")[2] for id in seen] == ["new.png"]
+    assert names(after)[0] == "new.png"
+    assert np.array_equal(after.parts[1:], before)
+    wanted = parted.encode_images([photos / "new.png"]).parts.values[0].numpy()
+    assert np.allclose(after.parts[0], wanted, atol=1e-3)
+
+
+def test_a_stopped_run_ends_in_the_same_files(parted, photos, tmp_path, monkeypatch):
+    embed(parted, [photos], out=tmp_path / "whole", batch=1, chunk=4)
+    real, calls = module.packed, []
+
+    def failing(parts, **rest):
+        calls.append(1)
+        if len(calls) == 7:
+            raise OSError(28, "No space left on device")
+        return real(parts, **rest)
+
+    monkeypatch.setattr(module, "packed", failing)
+    out = tmp_path / "v"
+    with pytest.raises(UserError, match="No space left"):
+        embed(parted, [photos], out=out, batch=1, chunk=4)
+    # What a run leaves that is killed between the files of a chunk: without its list, the chunk does not count.
+    (out / "chunks" / "0123.parts.npy").write_bytes(b"\x93NUMPY")
+    (out / "parts.npy.part").write_bytes(b"half")
+    embed(parted, [photos], out=out, batch=1, chunk=4)
+    assert len(calls) == 7 + 9
+    for name in ("parts.npy", *FILES):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_large_folder_is_announced(parted, photos, tmp_path, monkeypatch, capsys):
+    embed(parted, [photos], out=tmp_path / "small", progress=True)
+    assert "the parts of" not in capsys.readouterr().err
+    monkeypatch.setattr(module, "LARGE", 1000)
+    embed(parted, [photos], out=tmp_path / "large", progress=True)
+    assert "the parts of 13 pictures" in " ".join(capsys.readouterr().err.split())
+    embed(parted, [photos], out=tmp_path / "large", progress=True)
+    assert "the parts of" not in capsys.readouterr().err
+
+
+def test_a_run_that_fails_half_way_keeps_its_chunks(model, photos, tmp_path, monkeypatch):
     real, calls = module.decoded, []
 
     def failing(part, **rest):

@@ -109,3 +109,17 @@ def test_what_does_not_learn_is_told_apart(model):
     for wanted in ("of which 1,024 learn", "adapters of rank 2", "locked", "10.00 and a bias of -10.00", "out of 40"):
         assert wanted in shown
     assert "test_vit (class_token True)" in shown
+
+
+def test_parts_and_what_compares_them_are_shown_only_where_they_are(parted, model):
+    found = inspect(parted)
+    assert found.similarities == {"instances": "tokenwise"}
+    assert found.image.parts["first"] is False
+    assert found.text.parts["marks"] == "both"
+    page = printed(found)
+    assert "tokenwise" in page
+    assert "marks both" in page
+    assert json.loads(found.to_json())["image"]["parts"] == dict(found.image.parts)
+    plain = inspect(model)
+    assert (plain.image.parts, plain.text.parts) == (None, None)
+    assert "compares" not in printed(plain)

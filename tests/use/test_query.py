@@ -74,3 +74,10 @@ def test_parts_that_cancel_out_or_cannot_be_read_are_told(model, classifier, pho
     with pytest.raises(UserError, match="no text tower"):
         Query.parse("red").vector(classifier)
     assert Query.parse(photo).vector(classifier).shape == (16,)
+
+
+def test_one_text_alone_is_a_text(photo):
+    assert Query.parse("a red fruit").text == "a red fruit"
+    assert Query((Term("red", 2.0),)).text == "red"
+    for query in ("- red", "red + blue", photo):
+        assert Query.parse(query).text is None

@@ -51,3 +51,23 @@ def test_the_table_shows_every_hit_and_takes_names_as_they_are(found, classes):
 def test_the_summary_counts_what_was_looked_at(found, classes):
     assert summary(found) == "3 of 12 pictures; 1 cannot be read"
     assert summary(classes) == "12 pictures, 2 classes; 1 cannot be read"
+
+
+def test_hits_say_which_score_ranked_them(parted, found, photos, tmp_path):
+    ranked = search(parted, [photos], query="red", top=3, rerank=5, cache=tmp_path / "cache")
+    rows = [json.loads(line) for line in json_lines(ranked).splitlines()]
+    assert [(row["by"], row["score"], row["cosine"]) for row in rows] == [
+        ("tokenwise", round(hit.score, 6), round(hit.cosine, 6)) for hit in ranked.hits
+    ]
+    assert summary(ranked) == "3 of 12 pictures; the 5 nearest ranked by tokenwise; 1 cannot be read"
+    assert all(f"{hit.cosine:.3f}" in printed(ranked) for hit in ranked.hits)
+    assert "cosine" in printed(ranked)
+    assert "cosine" not in printed(found)
+    assert not any("by" in json.loads(line) for line in json_lines(found).splitlines())
+
+
+def test_a_search_that_is_left_to_whole_vectors_says_so(parted, photos, tmp_path):
+    left = search(parted, [photos], query="red - blue", top=3, cache=tmp_path / "cache")
+    assert summary(left).startswith("3 of 12 pictures; ranked by whole vectors, since only one text")
+    assert all(json.loads(line)["by"] == "cosine" for line in json_lines(left).splitlines())
+    assert "whole vectors" in printed(left)

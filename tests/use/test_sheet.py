@@ -74,3 +74,14 @@ def test_an_ending_that_says_no_format_is_told(found, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write(found, tmp_path / "file" / "a.png")
+
+
+def test_both_scores_are_shown_where_parts_rank(parted, photos, tmp_path):
+    found = search(parted, [photos], query="red", top=3, cache=tmp_path / "cache")
+    made = sheet(found)
+    for tile, hit in zip(made.tiles, found.hits, strict=True):
+        assert [bar.words for bar in tile.bars] == [f"{hit.score:.3f}", f"{hit.cosine:.3f}"]
+        assert [bar.name for bar in tile.bars] == ["", "cosine"]
+    assert max(tile.bars[1].share for tile in made.tiles) <= 1
+    assert "ranked by tokenwise" in page(made)
+    write(found, tmp_path / "a.png")

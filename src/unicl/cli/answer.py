@@ -16,6 +16,7 @@ def embed(
     view: Literal["instances", "classes"] = "instances",
     batch: int = 64,
     dtype: Literal["float32", "float16"] = "float32",
+    parts: bool = True,
 ) -> int:
     """Write the vectors of pictures to a folder; goes on where it was stopped.
 
@@ -27,15 +28,20 @@ def embed(
         Folders, files, tars or tables.
     view
         What the vectors are for: instances (search, retrieval) or classes.
+    parts
+        Of a model that compares parts, keep those of each picture too, so that a search can rank by them.
     """
     from unicl.published import load
     from unicl.use.embed import embed as run
+    from unicl.use.parts import told
 
     needs(photos, "unicl embed runs/a photos/ --out vectors/")
-    vectors = run(load(model), photos, out=out, batch=batch, view=view, dtype=dtype, progress=True)
+    loaded = load(model)
+    vectors = run(loaded, photos, out=out, batch=batch, view=view, dtype=dtype, parts=parts, progress=True)
     for item in vectors.skipped():
         Console(stderr=True).print(f"left out {item.id}: {item.reason}", markup=False)
-    print(f"{vectors.manifest.count} vectors of {vectors.manifest.width} in {out}, {vectors.manifest.skipped} left out")
+    made = vectors.manifest
+    print(f"{made.count} vectors of {made.width}{told(loaded, made)} in {out}, {made.skipped} left out")
     return 0
 
 
@@ -59,7 +65,7 @@ def classify(
     out
         Write a sheet: .html, .png or .jsonl.
     """
-    from unicl.data.prompts import templates
+    from unicl.data.prompts import prompt_set
     from unicl.published import load
     from unicl.use.classify import classify as run
     from unicl.use.classify import parse_names
@@ -69,7 +75,7 @@ def classify(
     if out is not None:
         require_ending(out)
     wanted = parse_names(names) if names else ()
-    sets = templates(prompts) if prompts else ()
+    sets = prompt_set(prompts) if prompts else ()
     found = run(load(model), photos, names=wanted, templates=sets, top=top, batch=batch, progress=True)
     return shown(found, out)
 
@@ -78,6 +84,7 @@ def search(
     model: str,
     *photos_and_query: str,
     top: int = 12,
+    rerank: int = 100,
     batch: int = 64,
     out: Path | None = None,
 ) -> int:
@@ -90,6 +97,8 @@ def search(
     ----------
     photos_and_query
         Folders or files, or one folder that `unicl embed` wrote; then the query.
+    rerank
+        Of a model that compares parts, how many of the nearest pictures are ranked by them; 0 is none.
     out
         Write a contact sheet: .html, .png or .jsonl.
     """
@@ -102,5 +111,5 @@ def search(
     if out is not None:
         require_ending(out)
     *photos, query = photos_and_query
-    found = run(load(model), photos, query=query, top=top, batch=batch, progress=True)
+    found = run(load(model), photos, query=query, top=top, rerank=rerank, batch=batch, progress=True)
     return shown(found, out)

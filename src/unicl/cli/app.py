@@ -8,6 +8,7 @@ from rich.console import Console
 
 from unicl.cli.answer import classify, embed, search
 from unicl.cli.exchange import export, inspect, merge
+from unicl.cli.explain import explain
 from unicl.cli.learn import check, demo, evaluate, shard, train
 from unicl.errors import BadImage, UserError
 
@@ -18,7 +19,7 @@ app = App(
     "namespace=NAME`.",
     help_format="markdown",
 )
-for _verb in (check, train, evaluate, embed, classify, search, inspect, export, merge, shard, demo):
+for _verb in (check, train, evaluate, embed, classify, search, explain, inspect, export, merge, shard, demo):
     app.command(_verb)
 
 

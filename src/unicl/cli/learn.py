@@ -82,7 +82,8 @@ def train(
     data
         A source; repeat for several.
     recipe
-        clip, unicl, florence, itl (the default), siglip, supcon, cross_entropy, or file.py:function.
+        clip, unicl, florence, itl (the default), siglip, filip, wukong, gloria, supcon, cross_entropy, or
+        file.py:function.
     init
         A model to start from: a checkpoint of any known layout (file or folder), a run, or a hub name. It brings its
         towers, tokenizer, width and scale; an image or text tower alone takes the place of the recipe's.
@@ -153,7 +154,7 @@ def evaluate(
     train_data
         Where probe and knn learn; else a part of the data is split off.
     prompts
-        Templates for class names: auto, en, en-short, zh, zh-short, clip80, unicl81, or a file.
+        Templates for class names: auto, en, zh, clip80, filip, wukong80, gloria, ... (docs/evaluation.md), or a file.
     test_fraction
         Share of the data that probe and knn are tested on when there is no training data.
     """

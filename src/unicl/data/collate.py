@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unicl.data.keys import class_key, sample_key, text_key
-from unicl.data.prompts import fill, language_of, templates
+from unicl.data.prompts import Prompts, fill, language_of, prompt_set, sentences_for
 from unicl.data.text import Tokenizer
 from unicl.space import Batch, Keys, Sample, TextType
 
@@ -26,7 +26,7 @@ _POSITIVE = 2**64 - 1
 class ClassTexts:
     """What is said of a class: its names (the label itself unless ``names`` knows better) in templates by language."""
 
-    templates: Mapping[str, tuple[str, ...]]
+    templates: Mapping[str, Prompts]
     names: Mapping[str, tuple[str, ...]]
 
     def draw(self, label: str, *, rng: np.random.Generator) -> str:
@@ -34,16 +34,16 @@ class ClassTexts:
         names = self.names.get(label, (label,))
         name = names[rng.integers(len(names))]
         fitting = self.templates_for(name)
-        return fill(fitting[rng.integers(len(fitting))], name)
+        return fill(fitting[int(rng.integers(len(fitting)))], name)
 
-    def templates_for(self, name: str) -> tuple[str, ...]:
-        """The templates in the language of a name."""
-        return self.templates[language_of((name,))]
+    def templates_for(self, name: str) -> Sequence[str]:
+        """The templates in the language of a name, or its own; raises `UserError` if only other classes have any."""
+        return sentences_for(self.templates[language_of((name,))], name)
 
 
 def class_texts(prompts: str, *, names: Mapping[str, Sequence[str]] | None = None) -> ClassTexts:
-    """``prompts`` is ``auto`` (each name in its own language), or a template set as `templates` reads it."""
-    sets = {language: templates(language if prompts == "auto" else prompts) for language in ("en", "zh")}
+    """``prompts`` is ``auto`` (each name in its own language), or a set as `prompt_set` reads it."""
+    sets = {language: prompt_set(language if prompts == "auto" else prompts) for language in ("en", "zh")}
     return ClassTexts(templates=sets, names={label: tuple(each) for label, each in (names or {}).items()})
 
 

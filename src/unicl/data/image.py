@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from unicl.data.autoaugment import autoaugment
 from unicl.data.sources import read_bytes
 from unicl.errors import BadImage, UserError
 from unicl.space import ImageSource
@@ -50,6 +51,7 @@ RATIOS = (3 / 4, 4 / 3)
 LOG_RATIOS = (math.log(RATIOS[0]), math.log(RATIOS[1]))
 ATTEMPTS = 10
 JITTER_CHANCE = 0.8
+_CROP = (0.9, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +61,18 @@ class Augment:
     ``crop`` is the share of the area that a crop keeps (CLIP, section 2.4: a random square crop); ``jitter`` scales
     the colour changes of SupCon (brightness, contrast, saturation .4, hue .1, applied to 8 images in 10); ``flip``
     mirrors half of the images (it spoils texts that say left or right, and letters); ``gray`` is a probability.
-    ``decode="fast"`` reads JPEGs much larger than needed at one to four eighths of their size.
+    ``policy``: "autoaugment" makes one of ImageNet's 25 pairs of changes (FILIP, section 3.3). ``shift`` takes the
+    place of ``crop``: a picture is fitted to its frame's ``scale``, and the square is cut out at a random place
+    (GLoRIA's 224 of 256 pixels). ``decode="fast"`` reads JPEGs much larger than needed at one to four eighths of their
+    size.
     """
 
-    crop: tuple[float, float] = (0.9, 1.0)
+    crop: tuple[float, float] = _CROP
     flip: bool = False
     jitter: float = 0.0
     gray: float = 0.0
+    policy: Literal["none", "autoaugment"] = "none"
+    shift: bool = False
     decode: Literal["exact", "fast"] = "exact"
 
     def __post_init__(self) -> None:
@@ -76,11 +83,18 @@ class Augment:
             raise UserError(f"jitter={self.jitter} is not between 0 (none) and 2.5; SupCon's strength is 1")
         if not 0 <= self.gray <= 1:
             raise UserError(f"gray={self.gray} is not a probability between 0 and 1")
+        if self.shift and self.crop != _CROP:
+            raise UserError("shift takes the place of crop; give one of the two")
 
-    def shortest(self, size: int) -> int | None:
-        """The short side that a decoded image needs for views of ``size``; None if all of it is wanted."""
+    def shortest(self, size: int, *, side: int) -> int | None:
+        """The short side that a decoded image needs for views of ``size``; None if all of it is wanted.
+
+        ``side`` is what its frame scales to.
+        """
         if self.decode == "exact":
             return None
+        if self.shift:
+            return OVERSAMPLING * side
         return math.ceil(OVERSAMPLING * size / math.sqrt(self.crop[0]))
 
 
@@ -142,29 +156,23 @@ def fit(image: Tensor, *, size: int, frame: Frame = FRAME) -> Tensor:
     transformers' processors round the crop's corner down where torchvision rounds to even: a pixel up or left if
     what is cut off is 3 more than a multiple of 4.
     """
-    side, ways = frame.side(size), frame.interpolation
-    match frame.mode:
-        case "squash":
-            return _centre(_resize(image, height=side, width=side, ways=ways), size=size)
-        case "pad":
-            return _centre(_padded(image, size=side, ways=ways), size=size)
-        case "crop":
-            image = _middle(image, longest=LONGEST)
-            height, width = image.shape[1:]
-            short = min(height, width)
-            scaled = _resize(image, height=side * height // short, width=side * width // short, ways=ways)
-            return _centre(scaled, size=size)
+    return _centre(_framed(image, size=size, frame=frame), size=size)
 
 
-def augment(image: Tensor, settings: Augment, *, size: int, rng: np.random.Generator) -> Tensor:
+def augment(image: Tensor, settings: Augment, *, size: int, rng: np.random.Generator, frame: Frame = FRAME) -> Tensor:
     """One random view of an image for training: ``(3, H, W)`` uint8 to ``(3, size, size)`` uint8.
 
     The same state of ``rng`` gives the same pixels, in any thread.
     """
-    top, left, height, width = _random_box(*image.shape[1:], share=settings.crop, rng=rng)
-    view = _resize(image[:, top : top + height, left : left + width], height=size, width=size)
+    if settings.shift:
+        view = _shifted(image, size=size, frame=frame, rng=rng)
+    else:
+        top, left, height, width = _random_box(*image.shape[1:], share=settings.crop, rng=rng)
+        view = _resize(image[:, top : top + height, left : left + width], height=size, width=size)
     if settings.flip and rng.random() < 0.5:
         view = torch.from_numpy(view.numpy()[:, :, ::-1].copy())
+    if settings.policy == "autoaugment":
+        view = autoaugment(view, rng=rng)
     if settings.jitter and rng.random() < JITTER_CHANCE:
         view = _jittered(view, strength=settings.jitter, rng=rng)
     if settings.gray and rng.random() < settings.gray:
@@ -250,6 +258,27 @@ def _reason(error: Exception) -> str:
     if "truncated" in text or "unexpected end" in text or isinstance(error, EOFError):
         return "cut off"
     return f"broken: {str(error).splitlines()[0][:80] if text.strip() else type(error).__name__}"
+
+
+def _framed(image: Tensor, *, size: int, frame: Frame) -> Tensor:
+    """An image at the scale of its frame, of which a square of ``size`` is then cut."""
+    side, ways = frame.side(size), frame.interpolation
+    match frame.mode:
+        case "squash":
+            return _resize(image, height=side, width=side, ways=ways)
+        case "pad":
+            return _padded(image, size=side, ways=ways)
+        case "crop":
+            image = _middle(image, longest=LONGEST)
+            height, width = image.shape[1:]
+            short = min(height, width)
+            return _resize(image, height=side * height // short, width=side * width // short, ways=ways)
+
+
+def _shifted(image: Tensor, *, size: int, frame: Frame, rng: np.random.Generator) -> Tensor:
+    framed = _framed(image, size=size, frame=frame)
+    top, left = (int(rng.integers(side - size + 1)) for side in framed.shape[1:])
+    return _dense(framed[:, top : top + size, left : left + size])
 
 
 def _centre(image: Tensor, *, size: int) -> Tensor:

@@ -1,19 +1,31 @@
 """Sentences around class names, and the names of classes, as data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import regex
 
+from unicl.data.components import CLASSES, class_prompts, filip_sets, gloria_prompts, product_of
 from unicl.errors import UserError, suggest
 
+Prompts = Sequence[str] | Mapping[str, Sequence[str]]
+"""What is said of classes: sentences with ``{}`` for all of them, or sentences of each class by its name."""
 OWN: Final = ("en", "en-short", "zh", "zh-short")
-READ: Final = ("clip80", "unicl81")
-"""Sets that are read from the installed open_clip package: CLIP's 80 for ImageNet, and UniCL's, which add ``{}.``."""
+READ: Final = ("clip80", "unicl81", "wukong80")
+"""Sets that are read from installed packages.
 
+Of open_clip, CLIP's 80 for ImageNet, and UniCL's, which add ``{}.``; of cn_clip, Wukong's 80 Chinese ones, of which two
+stand there twice and so weigh twice.
+"""
+BY_CLASS: Final = ("gloria",)
+"""Sets that have sentences of their own for each class that they know: GLoRIA's for five classes of CheXpert."""
+
+_DRAWN: Final = regex.compile(r"(?P<name>.+?):(?P<most>\d+)(?::(?P<seed>\d+))?")
 _HAN: Final = regex.compile(r"\p{Han}")
 _KANA: Final = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
 _MARK: Final = "\N{OBJECT REPLACEMENT CHARACTER}"
@@ -22,19 +34,49 @@ _MARK: Final = "\N{OBJECT REPLACEMENT CHARACTER}"
 def templates(name: str) -> tuple[str, ...]:
     """The sentences of a set, each with ``{}`` where a class name goes.
 
-    ``name`` is one of `OWN` or `READ`, or a file: .txt with a sentence a line, .json with a list of them.
-    Raises `UserError` if there is no such set, a sentence has no ``{}``, or open_clip is needed and missing.
+    Raises `UserError` as `prompt_set`, and for a set that is `BY_CLASS`.
     """
-    if name in OWN:
-        text = (files("unicl.data") / "templates" / f"{name}.txt").read_text(encoding="utf-8")
-        return tuple(text.splitlines())
-    if name in READ:
-        return _of_clip() + (("{}.",) if name == "unicl81" else ())
-    path = Path(name).expanduser()
-    if not path.is_file():
-        known = (*OWN, *READ)
-        raise UserError(f"no templates {name!r}{suggest(name, known)}; give one of {', '.join(known)}, or a file")
-    return _checked(_lines(path), path)
+    found = prompt_set(name)
+    if isinstance(found, Mapping):
+        raise UserError(f"the prompts {name!r} belong to classes of their own and fit no others; give {', '.join(OWN)}")
+    return tuple(found)
+
+
+def prompt_set(name: str) -> Prompts:
+    """The sentences of a set by its name, for all classes or by class.
+
+    ``name`` is one of `set_names`, or a file: .txt with a sentence a line; .json with a list of them, with lists of
+    components (see `unicl.data.components.product_of`), or with prompts of classes, as in
+    ``{"classes": {"cat": ["a cat"]}}``. ``name:5`` are five of them, or five of each class, drawn by the seed 0, and
+    ``name:5:1`` those of the seed 1. Raises `UserError` if there is no such set, a file is broken, or a package that
+    holds it is missing.
+    """
+    drawn = None if Path(name).expanduser().is_file() else _DRAWN.fullmatch(name)
+    if drawn is None:
+        return _whole_set(name)
+    most, seed = int(drawn["most"]), int(drawn["seed"] or 0)
+    if most < 1:
+        raise UserError(f"the prompts {name!r} ask for {most} sentences; ask for at least 1, as in {drawn['name']}:5")
+    rng, found = np.random.default_rng(seed), _whole_set(drawn["name"])
+    if isinstance(found, Mapping):
+        return {label: _drawn(several, most, rng) for label, several in found.items()}
+    return _drawn(found, most, rng)
+
+
+def set_names() -> tuple[str, ...]:
+    """The names of all sets that `prompt_set` knows."""
+    return (*OWN, *READ, *filip_sets(), *BY_CLASS)
+
+
+def sentences_for(prompts: Prompts, name: str) -> Sequence[str]:
+    """What is said of a class, to be given its name by `fill`; raises `UserError` if it has no prompts of its own."""
+    if not isinstance(prompts, Mapping):
+        return prompts
+    found = prompts.get(name) or {_plain(label): each for label, each in prompts.items()}.get(_plain(name))
+    if not found:
+        near = suggest(name, prompts)
+        raise UserError(f"the prompts have none for the class {name!r}{near}; they know {', '.join(prompts)}")
+    return found
 
 
 def fill(template: str, name: str) -> str:
@@ -80,6 +122,33 @@ def read_names(path: Path) -> dict[str, str]:
     return names
 
 
+def _whole_set(name: str) -> Prompts:
+    if name in OWN:
+        return tuple((files("unicl.data") / "templates" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+    if name in READ:
+        return _of_cn_clip() if name == "wukong80" else _of_clip() + (("{}.",) if name == "unicl81" else ())
+    if name in BY_CLASS:
+        return gloria_prompts()
+    filip = filip_sets()
+    if name in filip:
+        return filip[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        known = set_names()
+        raise UserError(f"no prompts {name!r}{suggest(name, known)}; give one of {', '.join(known)}, or a file")
+    return _of_file(path)
+
+
+def _drawn(sentences: Sequence[str], most: int, rng: np.random.Generator) -> tuple[str, ...]:
+    if most >= len(sentences):
+        return tuple(sentences)
+    return tuple(sentences[place] for place in sorted(rng.choice(len(sentences), most, replace=False).tolist()))
+
+
+def _plain(name: str) -> str:
+    return clean_name(name).casefold()
+
+
 def _of_clip() -> tuple[str, ...]:
     try:
         from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -87,16 +156,38 @@ def _of_clip() -> tuple[str, ...]:
         raise UserError(
             "the templates clip80 and unicl81 come with open_clip, which is missing; run: pip install 'unicl[compat]'"
         ) from error
-    return tuple(template(_MARK).replace(_MARK, "{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    return _marked(OPENAI_IMAGENET_TEMPLATES)
 
 
-def _lines(path: Path) -> list[object]:
-    if path.suffix == ".json":
-        content = _json(path)
-        if not isinstance(content, list):
-            raise UserError(f"{path} holds a JSON {type(content).__name__}, but a list of templates was wanted")
-        return content
-    return [line.strip() for line in _text(path).splitlines() if line.strip()]
+def _of_cn_clip() -> tuple[str, ...]:
+    try:
+        found = import_module("cn_clip.eval.imagenet_zeroshot_templates")
+    except ImportError as error:
+        raise UserError(
+            "the templates wukong80 come with cn_clip, which is missing; run: pip install cn-clip"
+        ) from error
+    return _marked(found.openai_imagenet_template)
+
+
+def _marked(sentences: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
+    return tuple(sentence(_MARK).replace(_MARK, "{}") for sentence in sentences)
+
+
+def _of_file(path: Path) -> Prompts:
+    if path.suffix != ".json":
+        return _checked([line.strip() for line in _text(path).splitlines() if line.strip()], path)
+    content = _json(path)
+    if isinstance(content, list):
+        return _checked(content, path)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds a JSON {type(content).__name__}, but a list of templates or an object was wanted"
+        )
+    if CLASSES not in content:
+        return product_of(content, where=str(path))
+    if len(content) > 1:
+        raise UserError(f"{path}: beside {CLASSES!r} stands {min(content.keys() - {CLASSES})!r}; leave one of them out")
+    return class_prompts(content[CLASSES], where=str(path))
 
 
 def _checked(lines: Sequence[object], path: Path) -> tuple[str, ...]:

@@ -202,9 +202,9 @@ class Stream:
         if settings is None:
             out.numpy()[:] = fit(decode(sample.image), size=self.size, frame=self.frame).numpy()
             return
-        pixels = decode(sample.image, shortest=settings.shortest(self.size))
+        pixels = decode(sample.image, shortest=settings.shortest(self.size, side=self.frame.side(self.size)))
         for view in out:
-            view.numpy()[:] = augment(pixels, settings, size=self.size, rng=rng).numpy()
+            view.numpy()[:] = augment(pixels, settings, size=self.size, rng=rng, frame=self.frame).numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a loader process needs: the samples as columns; bad ones are listed by the trainer alone."""

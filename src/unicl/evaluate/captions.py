@@ -1,14 +1,20 @@
 """The retrieval task: texts found by image and images found by text."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from unicl import compare
 from unicl.evaluate.exact import cosines, grid, require_finite, tiles
 from unicl.evaluate.job import Job, Plan
+from unicl.evaluate.parts import encoded_texts, rank_by_scores
 from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.report import Answer, Fact, Mistake, Result
 from unicl.evaluate.retrieval import CUTS, Pairs, Ranks, pair_captions, rank_both_ways
 from unicl.evaluate.scoring import retrieval_scores
+from unicl.model import TwoTowers
 
 SHOWN = 3
 
@@ -29,11 +35,12 @@ def run_retrieval(job: Job) -> Result:
     index = torch.tensor([row for row, sample in enumerate(job.pictures.samples) if sample.captions])
     pictures = job.pictures.take(index)
     texts, pairs = pair_captions([sample.captions for sample in pictures.samples])
-    vectors = require_finite(job.model.embed_text(texts, view="instances"), what="text embeddings")
-    ranks = rank_both_ways(pictures.instances, vectors, pairs=pairs)
+    by_parts = pictures.embedding is not None and compare.reads_parts(job.model, "instances")
+    found = (_by_parts if by_parts else _by_vectors)(job.model, pictures, texts, pairs)
+    ranks = found.ranks
     mistakes = {
-        "texts": _mistaken_texts(ranks, pictures, texts=texts, vectors_TD=vectors, pairs=pairs, job=job),
-        "images": _mistaken_images(ranks, pictures, texts=texts, vectors_TD=vectors, pairs=pairs, job=job),
+        "texts": _mistaken_texts(found, pictures, texts=texts, pairs=pairs, most=job.options.mistakes),
+        "images": _mistaken_images(found, pictures, texts=texts, pairs=pairs, most=job.options.mistakes),
     }
     left_out = len(job.pictures.samples) - len(index)
     facts: dict[str, Fact] = {
@@ -42,7 +49,7 @@ def run_retrieval(job: Job) -> Result:
         "right pairs": len(pairs.images),
         "recall@1 by chance, image to text": len(pairs.images) / (len(index) * len(texts)),
         "ties": "count against the model (the lowest place)",
-        "dimensions read": vectors.shape[1],
+        **found.facts,
     }
     if left_out:
         facts["images without a caption, left out"] = left_out
@@ -60,16 +67,51 @@ def run_retrieval(job: Job) -> Result:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """The ranks, how some texts score all images ``(M, I)`` and some images all texts ``(M, T)``, and what is said."""
+
+    ranks: Ranks
+    of_texts: Callable[[Tensor], Tensor]
+    of_images: Callable[[Tensor], Tensor]
+    facts: dict[str, Fact]
+
+
+def _by_vectors(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs: Pairs) -> _Found:
+    vectors = require_finite(model.embed_text(texts, view="instances"), what="text embeddings")
+    return _Found(
+        ranks=rank_both_ways(pictures.instances, vectors, pairs=pairs),
+        of_texts=lambda rows: _scores(vectors[rows], pictures.instances),
+        of_images=lambda rows: _scores(pictures.instances[rows], vectors),
+        facts={"dimensions read": vectors.shape[1]},
+    )
+
+
+def _by_parts(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs: Pairs) -> _Found:
+    images, encoded = pictures.embedding, encoded_texts(model, texts)
+    assert images is not None
+    return _Found(
+        ranks=rank_by_scores(model, images, encoded, pairs=pairs),
+        of_texts=lambda rows: compare.scores(model, images, encoded.select(rows), view="instances")[1].T,
+        of_images=lambda rows: compare.scores(model, images.select(rows), encoded, view="instances")[0],
+        facts={"compared by": compare.how_compared(model, "instances")},
+    )
+
+
 def _mistaken_texts(
-    ranks: Ranks, pictures: Pictures, *, texts: tuple[str, ...], vectors_TD: Tensor, pairs: Pairs, job: Job
+    found: _Found, pictures: Pictures, *, texts: tuple[str, ...], pairs: Pairs, most: int
 ) -> tuple[Mistake, ...]:
-    worst = _worst(ranks.text_to_image, most=job.options.mistakes)
+    ranks = found.ranks
+    worst = _worst(ranks.text_to_image, most=most)
     mistakes = []
-    for row, scores in zip(worst.tolist(), _scores(vectors_TD[worst], pictures.instances), strict=True):
+    for row, scores in zip(worst.tolist(), found.of_texts(worst), strict=True):
         right = set(pairs.images[pairs.texts == row].tolist())
         answers = [
             Answer(
-                text=pictures.samples[i].id, image=pictures.samples[i].image, score=float(scores[i]), right=i in right
+                text=pictures.samples[i].id,
+                image=pictures.samples[i].image,
+                score=float(scores[i]),
+                right=i in right,
             )
             for i in _shown(scores, right)
         ]
@@ -81,11 +123,12 @@ def _mistaken_texts(
 
 
 def _mistaken_images(
-    ranks: Ranks, pictures: Pictures, *, texts: tuple[str, ...], vectors_TD: Tensor, pairs: Pairs, job: Job
+    found: _Found, pictures: Pictures, *, texts: tuple[str, ...], pairs: Pairs, most: int
 ) -> tuple[Mistake, ...]:
-    worst = _worst(ranks.image_to_text, most=job.options.mistakes)
+    ranks = found.ranks
+    worst = _worst(ranks.image_to_text, most=most)
     mistakes = []
-    for row, scores in zip(worst.tolist(), _scores(pictures.instances[worst], vectors_TD), strict=True):
+    for row, scores in zip(worst.tolist(), found.of_images(worst), strict=True):
         right = set(pairs.texts[pairs.images == row].tolist())
         answers = [Answer(text=texts[t], score=float(scores[t]), right=t in right) for t in _shown(scores, right)]
         sample, rank = pictures.samples[row], int(ranks.image_to_text[row])

@@ -1,22 +1,31 @@
 """The task that sorts images into classes by their names, and the result of any task that gives classes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from unicl.data.prompts import language_of, templates
-from unicl.errors import suggest
+from unicl import compare
+from unicl.data.prompts import Prompts, language_of, sentences_for, templates
+from unicl.errors import UserError, suggest
+from unicl.evaluate.bar import bar
 from unicl.evaluate.classes import Classes
 from unicl.evaluate.exact import require_finite
 from unicl.evaluate.job import Job, Options, Plan
 from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.report import Fact, Result
 from unicl.evaluate.scoring import class_mistakes, class_scores, confusions
-from unicl.evaluate.zeroshot import Outcomes, Truth, classify
-from unicl.model import TwoTowers
+from unicl.evaluate.zeroshot import Outcomes, Truth, classify, zero_shot
+from unicl.model import Ensemble, TwoTowers
 from unicl.objective.terms import Classify
 
 TOP = 5
+_TOGETHER: Mapping[Ensemble, str] = {
+    "embeddings": "the mean of their vectors",
+    "similarities": "the mean of their scores (FILIP)",
+    "probabilities": "the mean of their probabilities over the classes (Wukong)",
+    "best": "the best of their scores (GLoRIA)",
+}
 _TRIVIAL = (f"with {TOP} classes or fewer, top-{TOP} is reached by any model",)
 
 
@@ -28,7 +37,7 @@ def cannot_zero_shot(plan: Plan) -> str | None:
     if len(classes) < 2:
         return f"there is only one class, {classes.labels[0]!r}"
     if plan.model.text is not None:
-        return None
+        return _without_prompts(plan.options.templates, classes)
     known = own_classes(plan.model)
     if not known:
         return f"the model was trained with {plan.model.settings.recipe!r} and has neither text tower nor classifier"
@@ -36,30 +45,93 @@ def cannot_zero_shot(plan: Plan) -> str | None:
     return None if strange is None else f"the model has no class {strange!r}{suggest(strange, known)}"
 
 
-def run_zero_shot(job: Job) -> Result:
-    """Classes by their names and templates (CLIP, section 3.1.4); images and classes meet in the class view.
+def _without_prompts(prompts: Prompts | None, classes: Classes) -> str | None:
+    if not isinstance(prompts, Mapping):
+        return None
+    try:
+        for name in classes.names:
+            sentences_for(prompts, name)
+    except UserError as error:
+        return str(error)
+    return None
 
-    A model without texts is read by its own classifier in their place, and the result says so.
+
+def run_zero_shot(job: Job) -> Result:
+    """Classes by their names and prompts; images and classes meet in the class view, as the model's settings say.
+
+    One vector a class (CLIP, section 3.1.4), or scores prompt by prompt (`unicl.compare.class_scores`). A model without
+    texts is read by its own classifier in their place, and the result says so.
     """
     classes = Classes.of(job.pictures.samples, names=job.options.names)
     index, truth = classes.truth(job.pictures.samples)
     pictures = job.pictures.take(index)
-    patterns = tuple(job.options.templates or templates(language_of(classes.names)))
-    vectors = require_finite(job.model.classifier(classes.names, templates=patterns), what="class vectors")
-    by_text = job.model.text is not None
-    scale = job.model.scale("classes") if by_text else 1.0
-    shown: dict[str, Fact] = {"templates": len(patterns), "such as": patterns[-1]} if by_text else {}
+    prompts = job.options.templates or templates(language_of(classes.names))
+    seen = (_by_vectors if compare.classes_by_vectors(job.model) else _by_scores)(
+        job, pictures, prompts=prompts, truth=truth, classes=classes
+    )
+    note = compare.set_note(job.model, truth.size)
+    title = "Zero-shot classification" if job.model.text is not None else "Classification by the model's own classes"
     return classified(
         "zeroshot",
-        classify(pictures.classes, vectors, truth=truth),
-        title="Zero-shot classification" if by_text else "Classification by the model's own classes",
+        seen.outcomes,
+        # Numbers that depend on the set say so wherever they are shown.
+        title=f"{title}, z-scored over these {truth.size:,} pictures" if note and truth.size > 1 else title,
         pictures=pictures,
         truth=truth,
         classes=classes,
-        probabilities=lambda rows: (scale * pictures.classes[rows] @ vectors.T).softmax(-1),
+        probabilities=seen.probabilities,
         options=job.options,
-        facts={**shown, "dimensions read": vectors.shape[1], **unlabelled(job.pictures, index)},
+        facts={**seen.facts, **unlabelled(job.pictures, index)},
+        notes=() if note is None else (note,),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What became of each image, the probabilities of classes for some of them, and what is said of the scores."""
+
+    outcomes: Outcomes
+    probabilities: Callable[[Tensor], Tensor]
+    facts: Mapping[str, Fact]
+
+
+def _by_vectors(job: Job, pictures: Pictures, *, prompts: Prompts, truth: Truth, classes: Classes) -> _Seen:
+    vectors = require_finite(job.model.classifier(classes.names, templates=prompts), what="class vectors")
+    by_text = job.model.text is not None
+    scale = job.model.scale("classes") if by_text else 1.0
+    return _Seen(
+        outcomes=classify(pictures.classes, vectors, truth=truth),
+        probabilities=lambda rows: (scale * pictures.classes[rows] @ vectors.T).softmax(-1),
+        facts={**(_prompted(prompts, classes) if by_text else {}), "dimensions read": vectors.shape[1]},
+    )
+
+
+def _by_scores(job: Job, pictures: Pictures, *, prompts: Prompts, truth: Truth, classes: Classes) -> _Seen:
+    model, images = job.model, pictures.embedding
+    assert images is not None
+    most = max(len(sentences_for(prompts, name)) for name in classes.names)
+    with bar("zero-shot: prompts", total=most, shown=job.options.progress) as advance:
+        scores_NC = compare.class_scores(model, images, classes.names, templates=prompts, tick=lambda: advance(1))
+    require_finite(scores_NC, what="images' class scores")
+    return _Seen(
+        outcomes=zero_shot(scores_NC, truth),
+        probabilities=lambda rows: compare.class_shares(model, scores_NC[rows], pictures=len(scores_NC)),
+        facts={
+            **_prompted(prompts, classes),
+            "prompts of a class come together as": _TOGETHER[model.settings.zero_shot.ensemble],
+            "compared by": compare.how_compared(model, "classes"),
+        },
+    )
+
+
+def _prompted(prompts: Prompts, classes: Classes) -> dict[str, Fact]:
+    """How many prompts there are, and one of them."""
+    if not isinstance(prompts, Mapping):
+        return {"templates": len(prompts), "such as": prompts[-1]}
+    several = [sentences_for(prompts, name) for name in classes.names]
+    least, most = (pick(len(each) for each in several) for pick in (min, max))
+    number = str(least) if least == most else f"{least} to {most}"
+    return {"prompts": f"{number} of each class's own", "such as": several[0][-1]}
 
 
 def own_classes(model: TwoTowers) -> tuple[str, ...]:

@@ -1,20 +1,24 @@
 """Evaluation while training: the samples shared by all ranks, the numbers the same on each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from unicl import compare
 from unicl.data.collate import class_texts
 from unicl.data.image import decode, fit
 from unicl.data.prompts import language_of
 from unicl.data.sources import Source
 from unicl.errors import BadImage, UserError
-from unicl.evaluate.quick import metrics_from_embeddings
-from unicl.evaluate.retrieval import pair_captions
-from unicl.evaluate.zeroshot import Truth
+from unicl.evaluate.exact import require_finite
+from unicl.evaluate.parts import Peers, encoded_texts, rank_by_scores
+from unicl.evaluate.quick import metrics_from_embeddings, outcome_numbers, rank_numbers
+from unicl.evaluate.retrieval import Pairs, pair_captions
+from unicl.evaluate.zeroshot import Truth, zero_shot
 from unicl.model import TwoTowers
-from unicl.space import Sample
+from unicl.space import Embedding, Sample
 from unicl.train.ranks import Ranks
 from unicl.train.watch import together
 
@@ -35,18 +39,48 @@ def evaluator(sources: Sequence[Source], *, prompts: str, ranks: Ranks) -> Calla
         with together(ranks=ranks, doing="evaluating"):
             read = [(k, pixels) for k in share if (pixels := _pixels(samples[k], model)) is not None]
             own = torch.tensor([k for k, _ in read], dtype=torch.int64, device=ranks.device)
-            embedded = _embedded([pixels for _, pixels in read], model).to(ranks.device)
+            images = _embedded([pixels for _, pixels in read], model)
         sizes = ranks.sizes(len(read))
-        rows, images = (ranks.gather(each, sizes=sizes) for each in (own, embedded))
-        return _numbers(model, [samples[k] for k in rows.tolist()], images, prompts=prompts)
+        readable = [samples[k] for k in ranks.gather(own, sizes=sizes).tolist()]
+        job = _Job(model=model, samples=readable, images=images, prompts=prompts, ranks=ranks, sizes=sizes)
+        return _class_numbers(job) | _retrieval_numbers(job)
 
     return evaluate
 
 
-def _embedded(pixels: Sequence[Tensor], model: TwoTowers) -> Tensor:
-    """Whole embeddings, of which every view is a part; or the class view of a model that has no other."""
-    images = torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    return model.embed_whole(images) if model.text is not None else model.embed_image(images, view="classes")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """The samples that can be read, those of one process after those of another, and what is known of its own."""
+
+    model: TwoTowers
+    samples: Sequence[Sample]
+    images: Embedding
+    prompts: str
+    ranks: Ranks
+    sizes: tuple[int, ...]
+
+    @property
+    def own(self) -> range:
+        """The numbers of this process's samples."""
+        start = sum(self.sizes[: self.ranks.rank])
+        return range(start, start + self.sizes[self.ranks.rank])
+
+    def gather(self, rows: Tensor, *, of: Sequence[int]) -> Tensor:
+        """The rows of all processes, of which this one has those of its samples that are among ``of``, ascending."""
+        ends = torch.tensor(self.sizes).cumsum(0)
+        owners = torch.searchsorted(ends, torch.tensor(of, dtype=torch.int64), right=True)
+        sizes = torch.bincount(owners, minlength=len(self.sizes)).tolist()
+        return self.ranks.gather(rows.to(self.ranks.device), sizes=sizes)
+
+    def own_of(self, of: Sequence[int]) -> Embedding:
+        """This process's images among ``of``."""
+        return self.images.select(torch.tensor([k - self.own.start for k in of if k in self.own], dtype=torch.int64))
+
+
+def _embedded(pixels: Sequence[Tensor], model: TwoTowers) -> Embedding:
+    """Pictures with their parts if they are compared with texts by more than their views."""
+    found = model.encode_images(torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, 1, 1, dtype=torch.uint8))
+    return compare.kept(model, found) or replace(found, parts=None)
 
 
 def _pixels(sample: Sample, model: TwoTowers) -> Tensor | None:
@@ -58,23 +92,48 @@ def _pixels(sample: Sample, model: TwoTowers) -> Tensor | None:
         return None
 
 
-def _numbers(model: TwoTowers, samples: Sequence[Sample], images: Tensor, *, prompts: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    names = sorted({label for s in samples for label in s.labels})
-    labelled = [k for k, s in enumerate(samples) if s.labels]
-    if len(names) > 1:
-        vectors = _class_vectors(model, names, prompts=prompts).to(images.device)
-        truth = Truth.of([{names.index(label) for label in samples[k].labels} for k in labelled])
-        seen = images[labelled] if model.text is None else model.see(images[labelled], view="classes")
-        found |= metrics_from_embeddings(class_view=(seen, vectors, truth))
-    captioned = [k for k, s in enumerate(samples) if s.captions]
-    if captioned and model.text is not None:
-        texts, pairs = pair_captions([samples[k].captions for k in captioned])
-        instances = model.see(images[captioned], view="instances")
-        found |= metrics_from_embeddings(instance_view=(instances, model.embed_text(texts).to(images.device), pairs))
-    return found
+def _class_numbers(job: _Job) -> dict[str, float]:
+    names = sorted({label for s in job.samples for label in s.labels})
+    labelled = [k for k, s in enumerate(job.samples) if s.labels]
+    if len(names) < 2:
+        return {}
+    model, templates = job.model, class_texts(job.prompts).templates[language_of(names)]
+    truth = Truth.of([{names.index(label) for label in job.samples[k].labels} for k in labelled])
+    own = job.own_of(labelled)
+    if compare.classes_by_vectors(model):
+        vectors = model.classifier(names, templates=templates).to(job.ranks.device)
+        seen = job.gather(model.views_of(own)["classes"], of=labelled)
+        return metrics_from_embeddings(class_view=(seen, vectors, truth))
+    with together(ranks=job.ranks, doing="evaluating"):
+        scores = compare.ensemble_scores(model, own, names, templates=templates)
+    scores_NC = require_finite(job.gather(scores, of=labelled).cpu(), what="images' class scores")
+    if model.settings.zero_shot.standardise:
+        scores_NC = compare.standardised(scores_NC)
+    return outcome_numbers(zero_shot(scores_NC, truth), truth=truth, classes=len(names))
 
 
-def _class_vectors(model: TwoTowers, names: Sequence[str], *, prompts: str) -> Tensor:
-    fitting = class_texts(prompts).templates
-    return model.classifier(names, templates=fitting[language_of(names)])
+def _retrieval_numbers(job: _Job) -> dict[str, float]:
+    model, ranks = job.model, job.ranks
+    captioned = [k for k, s in enumerate(job.samples) if s.captions]
+    if not captioned or model.text is None:
+        return {}
+    texts, pairs = pair_captions([job.samples[k].captions for k in captioned])
+    own = job.own_of(captioned)
+    if not compare.reads_parts(model, "instances"):
+        instances = job.gather(model.see(own.whole, view="instances"), of=captioned)
+        return metrics_from_embeddings(instance_view=(instances, model.embed_text(texts).to(ranks.device), pairs))
+    here = [place for place, k in enumerate(captioned) if k in job.own]
+    first, stop = (here[0], here[-1] + 1) if here else (0, 0)
+    mine = (pairs.images >= first) & (pairs.images < stop)
+    found = rank_by_scores(
+        model,
+        own,
+        encoded_texts(model, texts),
+        pairs=Pairs(images=pairs.images[mine] - first, texts=pairs.texts[mine]),
+        peers=Peers(
+            most=lambda values: ranks.max(values.to(ranks.device)).cpu(),
+            total=lambda values: ranks.sum(values.to(ranks.device)).cpu(),
+        ),
+    )
+    of_images = job.gather(found.image_to_text, of=captioned).cpu()
+    return rank_numbers(replace(found, image_to_text=of_images))

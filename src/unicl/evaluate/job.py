@@ -1,8 +1,9 @@
 """What every task of an evaluation reads, and how a task is described."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from unicl.data.prompts import Prompts
 from unicl.evaluate.bootstrap import Bootstrap
 from unicl.evaluate.classes import Names
 from unicl.evaluate.pictures import Pictures
@@ -16,7 +17,7 @@ class Options:
     """The choices of an evaluation that tasks read; see `unicl.evaluate.run.evaluate`."""
 
     names: Names | None = None
-    templates: Sequence[str] | None = None
+    templates: Prompts | None = None
     test_fraction: float = 0.2
     seed: int = 0
     bootstrap: Bootstrap = Bootstrap()

@@ -9,6 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from unicl import compare
 from unicl.data.image import decode, fit
 from unicl.data.sources import Source
 from unicl.errors import BadImage, UserError
@@ -16,7 +17,7 @@ from unicl.evaluate.bar import bar
 from unicl.evaluate.exact import require_finite
 from unicl.evaluate.report import Unreadable
 from unicl.model import TwoTowers, View
-from unicl.space import ImageSource, Sample
+from unicl.space import Embedding, ImageSource, Sample, all_rows
 from unicl.towers.image import ImageSettings
 
 
@@ -25,12 +26,14 @@ class Pictures:
     """N samples with an image, each image once, and what the model makes of it.
 
     ``features (N, F)`` before the head; ``instances (N, D)`` and ``classes (N, D')`` the two views of the embedding.
+    ``embedding`` is what else it takes to compare them with texts, and None where the views say all.
     """
 
     samples: tuple[Sample, ...]
     features: Tensor
     instances: Tensor
     classes: Tensor
+    embedding: Embedding | None = None
     unreadable: tuple[Unreadable, ...] = ()
 
     def take(self, index: Tensor) -> Self:
@@ -41,6 +44,7 @@ class Pictures:
             features=self.features[index],
             instances=self.instances[index],
             classes=self.classes[index],
+            embedding=None if self.embedding is None else self.embedding.select(index),
         )
 
 
@@ -69,13 +73,16 @@ def embed_pictures(
     kept: list[Sample] = []
     bad: list[Unreadable] = []
     seen: list[dict[View | Literal["features"], Tensor]] = []
+    stay: list[Embedding] = []
     with bar(what, total=len(samples), shown=progress) as advance:
         for part, pixels in _decoded(samples, settings=model.settings.image, batch=batch):
             good = [(s, p) for s, p in zip(part, pixels, strict=True) if isinstance(p, Tensor)]
             bad += [Unreadable(id=s.id, reason=p) for s, p in zip(part, pixels, strict=True) if isinstance(p, str)]
             if good:
                 kept += [sample for sample, _ in good]
-                seen.append(model.embed_views(torch.stack([p for _, p in good]), batch=batch))
+                found = model.encode_images(torch.stack([p for _, p in good]), batch=batch)
+                seen.append(model.views_of(found))
+                stay += [one] if (one := compare.kept(model, found)) is not None else []
             advance(len(part))
     if not kept:
         raise UserError(_nothing(bad))
@@ -84,8 +91,17 @@ def embed_pictures(
         features=require_finite(torch.cat([each["features"] for each in seen]), what="images' features"),
         instances=require_finite(torch.cat([each["instances"] for each in seen]), what="image embeddings"),
         classes=require_finite(torch.cat([each["classes"] for each in seen]), what="image embeddings"),
+        embedding=_joined(stay, model) if stay else None,
         unreadable=tuple(bad),
     )
+
+
+def _joined(several: Sequence[Embedding], model: TwoTowers) -> Embedding:
+    parts = several[0].parts is not None
+    found = all_rows(several, width=model.settings.width, features=model.image.feature_width, parts=parts)
+    if found.parts is not None:
+        require_finite(found.parts.values, what="images' parts")
+    return found
 
 
 def _merge(first: Sample | None, sample: Sample) -> Sample:

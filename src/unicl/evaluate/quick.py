@@ -3,8 +3,17 @@
 from torch import Tensor
 
 from unicl.evaluate.exact import require_finite
-from unicl.evaluate.retrieval import CUTS, Pairs, mean_recall, mean_reciprocal_rank, median_rank, rank_both_ways, recall
-from unicl.evaluate.zeroshot import Truth, class_accuracies, classify
+from unicl.evaluate.retrieval import (
+    CUTS,
+    Pairs,
+    Ranks,
+    mean_recall,
+    mean_reciprocal_rank,
+    median_rank,
+    rank_both_ways,
+    recall,
+)
+from unicl.evaluate.zeroshot import Outcomes, Truth, class_accuracies, classify
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -36,8 +45,12 @@ def class_numbers(images_ND: Tensor, classes_CD: Tensor, *, truth: Truth) -> dic
     """Top-1, top-5 and mean accuracy per class of zero-shot classification."""
     require_finite(images_ND, what="image embeddings")
     require_finite(classes_CD, what="class vectors")
-    outcomes = classify(images_ND, classes_CD, truth=truth)
-    of_classes = class_accuracies(outcomes.hits(1), truth, classes=len(classes_CD))
+    return outcome_numbers(classify(images_ND, classes_CD, truth=truth), truth=truth, classes=len(classes_CD))
+
+
+def outcome_numbers(outcomes: Outcomes, *, truth: Truth, classes: int) -> dict[str, float]:
+    """The numbers of `class_numbers` from what became of each image."""
+    of_classes = class_accuracies(outcomes.hits(1), truth, classes=classes)
     return {
         "zeroshot/top1": float(outcomes.hits(1).mean()),
         "zeroshot/top5": float(outcomes.hits(5).mean()),
@@ -49,7 +62,11 @@ def retrieval_numbers(images_ID: Tensor, texts_TD: Tensor, *, pairs: Pairs) -> d
     """Recall at 1, 5 and 10, mean reciprocal and median rank both ways, and the mean recall."""
     require_finite(images_ID, what="image embeddings")
     require_finite(texts_TD, what="text embeddings")
-    ranks = rank_both_ways(images_ID, texts_TD, pairs=pairs)
+    return rank_numbers(rank_both_ways(images_ID, texts_TD, pairs=pairs))
+
+
+def rank_numbers(ranks: Ranks) -> dict[str, float]:
+    """The numbers of `retrieval_numbers` from the ranks of all queries."""
     found = {"retrieval/mean_recall": mean_recall(ranks)}
     for direction, one in zip(DIRECTIONS, (ranks.image_to_text, ranks.text_to_image), strict=True):
         found |= {f"retrieval/{direction}/r{k}": recall(one, k) for k in CUTS}

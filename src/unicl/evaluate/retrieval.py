@@ -54,8 +54,8 @@ def rank_both_ways(images_ID: Tensor, texts_TD: Tensor, *, pairs: Pairs, tile: i
     Other right answers of a query do not count against it. Scores are exact (`unicl.evaluate.exact.grid`).
     """
     own = _own_scores(images_ID, texts_TD, pairs=pairs, tile=tile)
-    best_I = _best(own, pairs.images, size=len(images_ID))
-    best_T = _best(own, pairs.texts, size=len(texts_TD))
+    best_I = best_right(own, pairs.images, size=len(images_ID))
+    best_T = best_right(own, pairs.texts, size=len(texts_TD))
     # What is not right is what scores at least as much, less the right answers that do.
     ahead_I = torch.zeros_like(best_I).index_add(0, pairs.images, -(own >= best_I[pairs.images]).double())
     ahead_T = torch.zeros_like(best_T).index_add(0, pairs.texts, -(own >= best_T[pairs.texts]).double())
@@ -66,6 +66,12 @@ def rank_both_ways(images_ID: Tensor, texts_TD: Tensor, *, pairs: Pairs, tile: i
             ahead_I[rows] += (scores_IT >= best_I[rows, None]).sum(1)
             ahead_T[columns] += (scores_IT >= best_T[columns]).sum(0)
     return Ranks(image_to_text=_ranks(ahead_I, best_I), text_to_image=_ranks(ahead_T, best_T))
+
+
+def best_right(own_E: Tensor, owners_E: Tensor, *, size: int) -> Tensor:
+    """``(size,)`` the best score of each query's right answers, from those of all pairs; -inf without one."""
+    lowest = torch.full((size,), -torch.inf, dtype=torch.float64, device=own_E.device)
+    return lowest.scatter_reduce(0, owners_E, own_E.double(), "amax")
 
 
 def recall(ranks: Tensor, k: int) -> float:
@@ -102,11 +108,6 @@ def _own_scores(images_ID: Tensor, texts_TD: Tensor, *, pairs: Pairs, tile: int)
         images, texts = images_ID[pairs.images[part]], texts_TD[pairs.texts[part]]
         parts.append((grid(images) * grid(texts)).sum(1))
     return torch.cat(parts)
-
-
-def _best(own_E: Tensor, owners_E: Tensor, *, size: int) -> Tensor:
-    lowest = torch.full((size,), -torch.inf, dtype=torch.float64, device=own_E.device)
-    return lowest.scatter_reduce(0, owners_E, own_E, "amax")
 
 
 def _ranks(ahead: Tensor, best: Tensor) -> Tensor:

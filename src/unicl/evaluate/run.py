@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from unicl.data.prompts import templates as templates_named
+from unicl.data.prompts import Prompts, prompt_set
 from unicl.data.sources import Source
 from unicl.errors import UserError, suggest
 from unicl.evaluate.bootstrap import Bootstrap
@@ -29,7 +29,7 @@ def evaluate(
     *,
     tasks: Sequence[str] = (),
     names: Names | None = None,
-    templates: Sequence[str] | str = "auto",
+    templates: Prompts | str = "auto",
     train_sources: Sequence[Source] | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -43,8 +43,8 @@ def evaluate(
 
     * ``tasks``: "zeroshot", "retrieval", "probe", "knn"; none means all that the data and the model allow.
     * ``names``: the classes, as a list or as label to name; by default the sorted labels of the data.
-    * ``templates``: sentences with ``{}``, or the name of a set as in `unicl.data.prompts.templates`; "auto" is the
-      English or Chinese set that fits the names.
+    * ``templates``: sentences with ``{}``, sentences of each class by its name, or the name of a set as in
+      `unicl.data.prompts.prompt_set`; "auto" is the English or Chinese set that fits the names.
     * ``train_sources``: what probe and neighbours learn from; without them the data is split, ``test_fraction`` of each
       class for measuring, drawn by ``seed``.
     * ``batch``: images that pass the tower at once. ``mistakes``: how many of each kind the report shows.
@@ -136,10 +136,10 @@ def _name_clash(sources: Sequence[Source]) -> tuple[str, ...]:
     return (f"equal labels of several sources are measured as one class: {', '.join(both[:5])}",)
 
 
-def _sentences(given: Sequence[str] | str) -> Sequence[str] | None:
+def _sentences(given: Prompts | str) -> Prompts | None:
     if given == "auto":
         return None
-    return templates_named(given) if isinstance(given, str) else given
+    return prompt_set(given) if isinstance(given, str) else given
 
 
 def _fraction(value: float) -> float:

@@ -18,26 +18,31 @@ def softmax(
     image_weight: float = 0.5,
     smoothing: float = 0.0,
     reduction: str = "mean",
+    text_scores: Tensor | None = None,
 ) -> Tensor:
     """Two-way cross-entropy with any number of positives, each row's target brought to sum one.
 
     CLIP with the diagonal; UniCL (algorithm 1) with equal labels; ConVIRT with ``image_weight=0.75``; ALIGN with
     ``smoothing``. Rows and columns without a positive are negatives for the others and add nothing themselves.
     ``reduction="mean"`` averages each direction over its rows that have a positive, ``"sum"`` adds them, so that
-    UniCL's equation 1 is twice the sum at equal weights.
+    UniCL's equation 1 is twice the sum at equal weights. ``text_scores (I, T)``, if given, are what the texts' softmax
+    reads in place of ``scores`` (FILIP, equations 1, 2, 4 and 5).
     """
+    text_scores = scores if text_scores is None else text_scores
     counts = scores.new_ones(scores.shape[1]) if counts is None else counts.to(scores)
     target = target.to(scores)
     row_mass, column_mass = target @ counts, target.sum(0)
     rows = image_weight * _share((row_mass > 0).to(scores), reduction)
     columns = (1 - image_weight) * _share(counts * (column_mass > 0), reduction)
-    wanted = _wanted(target, counts, rows / _nonzero(row_mass), columns / _nonzero(column_mass))
+    by_image = target * (rows / _nonzero(row_mass))[:, None] * counts
+    by_text = target * (columns / _nonzero(column_mass))
     if smoothing:
-        spread = rows[:, None] * counts / counts.sum() + columns / scores.shape[0]
-        wanted = (1 - smoothing) * wanted + smoothing * spread
+        by_image = (1 - smoothing) * by_image + smoothing * rows[:, None] * counts / counts.sum()
+        by_text = (1 - smoothing) * by_text + smoothing * columns / scores.shape[0]
     row_logsumexp = torch.logsumexp(scores + counts.log(), dim=1)
-    column_logsumexp = torch.logsumexp(scores, dim=0)
-    return rows @ row_logsumexp + columns @ column_logsumexp - (wanted * scores).sum()
+    column_logsumexp = torch.logsumexp(text_scores, dim=0)
+    pulled = (by_image * scores).sum() + (by_text * text_scores).sum()
+    return rows @ row_logsumexp + columns @ column_logsumexp - pulled
 
 
 def sigmoid(
@@ -75,10 +80,6 @@ def views(scores: Tensor, target: Tensor) -> Tensor:
     row_logsumexp = torch.logsumexp(scores.masked_fill(itself, -torch.inf), dim=1)
     positive = (target * scores).sum(1) / _nonzero(mass)
     return ((row_logsumexp - positive) * (mass > 0)).mean()
-
-
-def _wanted(target: Tensor, counts: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return target * (rows[:, None] * counts + columns)
 
 
 def _share(weights: Tensor, reduction: str) -> Tensor:

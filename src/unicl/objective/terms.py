@@ -20,6 +20,7 @@ from unicl.objective.blockwise import Side
 from unicl.objective.peers import ALONE, Peers, Shared, share, sizes_of, total
 from unicl.objective.plan import Tiling
 from unicl.objective.targets import Incidence, Target, same_key, yes_or_no
+from unicl.similarity.chosen import chosen
 from unicl.similarity.find import Option, find_similarity
 from unicl.similarity.scale import Scale, ScaleSettings
 from unicl.space import Columns, Embedding, Keys, TextType
@@ -98,6 +99,7 @@ class Contrast(nn.Module):
 
     def __init__(self, settings: ContrastSettings) -> None:
         super().__init__()
+        _check_share(settings)
         self.settings = settings
         self.scale = Scale(settings.scale)
 
@@ -128,6 +130,7 @@ class Contrast(nn.Module):
         assert columns.texts is not None
         images = columns.images.select(image_rows[shared.own_images], dims=self.settings.dims)
         texts = columns.texts.select(text_rows[shared.own_texts], dims=self.settings.dims)
+        images, texts = chosen(images, texts, share=self.settings.part_share if self.training else 1.0)
         counts = self._counts(keys, shared.text_counts[text_rows])
         ones = torch.ones_like(shared.text_counts[:1]).expand(int(image_rows.sum()))
         return (
@@ -295,10 +298,22 @@ def find_loss(name: str, *, similarity: str = "cosine", options: Mapping[str, Op
     return loss if similarity == "cosine" else partial(loss, score=find_similarity(similarity, options=options))
 
 
+def _check_share(settings: ContrastSettings) -> None:
+    name, share = settings.name, settings.part_share
+    if not 0 < share <= 1:
+        raise UserError(f"the term {name!r} has part_share {share:g}; give a share above 0, and 1 for all parts")
+    if share < 1 and settings.similarity == "cosine":
+        raise UserError(
+            f"the term {name!r} compares whole vectors (similarity 'cosine') and has no parts to choose from; "
+            "leave part_share at 1, or take similarity 'tokenwise'"
+        )
+
+
 def nothing(columns: Columns) -> Tensor:
     """A zero that still has a graph, so that every rank and every step takes the same path."""
-    total = columns.images.whole.sum() * 0
-    return total if columns.texts is None else total + columns.texts.whole.sum() * 0
+    there = [columns.images, *([] if columns.texts is None else [columns.texts])]
+    values = [each.parts.values for each in there if each.parts is not None]
+    return torch.stack([t.sum() * 0 for t in (*(each.whole for each in there), *values)]).sum()
 
 
 def _same_image_or_key(keys: Keys, *, sizes: Sequence[int]) -> Target:

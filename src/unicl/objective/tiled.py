@@ -1,57 +1,29 @@
-"""The losses of any similarity, a tile at a time: what `blockwise` does for cosines, by automatic differentiation.
+"""The losses of any similarity, a tile at a time: what `blockwise` does for cosines.
 
-A similarity only has to score some images against some texts. The tiles' scores are forgotten after their sums are
-taken, and made again in the backward pass (`torch.utils.checkpoint`); none are kept, since how much a similarity of
-parts would keep beside its scores is not known here.
+A similarity only has to score some images against some texts. Each process holds its images, and gathers the texts of
+all, or lets blocks of them travel. How hard a pair is pulled together or pushed apart follows from its two scores and
+from the sums over its row and its column, as for cosines (docs/objectives.md); what that means for the embeddings is
+left to automatic differentiation of one tile. Tiles that fit into the budget keep their graphs for the backward pass,
+the others are scored again: memory grows with the batch.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from unicl.objective.blockwise import Side, shares
-from unicl.objective.peers import ALONE, Peers, exchanged, gathered, own_rows, total
-from unicl.objective.plan import Tiling
+from unicl.objective.pairs import Pairs, Tile, Work, in_order, rows_of, travel_of
+from unicl.objective.peers import ALONE, Peers, gathered, own_rows
+from unicl.objective.plan import Pull, Tiling
 from unicl.objective.targets import Target, yes_or_no
 from unicl.similarity.find import Similarity
 from unicl.space import Embedding, Parts
-
-ELEMENTS = 1 << 22
-"""Products of parts in one tile."""
-
-Move = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pairs:
-    """This process's images against the texts of all, and how their scores are made."""
-
-    images: Embedding
-    texts: Embedding
-    score: Similarity
-    scale: Tensor
-    bias: Tensor | None
-    tiling: Tiling
-
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        """The places of the tiles, rows outside."""
-        rows, columns = _steps(self.images, self.texts, rows=self.tiling.rows)
-        for start in range(0, len(self.images.whole), rows):
-            for first in range(0, len(self.texts.whole), columns):
-                yield (
-                    slice(start, min(start + rows, len(self.images.whole))),
-                    slice(first, min(first + columns, len(self.texts.whole))),
-                )
-
-    def scores(self, images: slice, texts: slice) -> tuple[Tensor, Tensor]:
-        """A tile of scaled scores for either direction."""
-        made = self.score(self.images.select(images), self.texts.select(texts))
-        first, second = (s * self.scale if self.bias is None else s * self.scale + self.bias for s in made)
-        return first, second
 
 
 def softmax(
@@ -69,38 +41,16 @@ def softmax(
 ) -> Tensor:
     """`unicl.objective.losses.softmax`, each direction of its own table of scores (FILIP, section 3.1)."""
     del bias  # shifts every score alike
-    own = own_rows(images.sizes, rank=peers.rank)
     rows, row_share = shares(target.from_texts(texts.counts), images.counts, image_weight)
     columns, column_share = shares(target.turned().from_texts(images.counts), texts.counts, 1 - image_weight)
-    row_floor = smoothing * rows[own] / texts.counts.sum()
-    column_floor = smoothing * columns / images.counts.sum()
-    pairs = _Pairs(
-        images=images.embedding,
-        texts=_exchanged(texts.embedding, texts.sizes, peers),
-        score=score,
-        scale=scale,
-        bias=None,
-        tiling=tiling,
+    pull = Pull(
+        rows=(1 - smoothing) * row_share,
+        columns=(1 - smoothing) * column_share,
+        row_floor=smoothing * rows / texts.counts.sum(),
+        column_floor=smoothing * columns / images.counts.sum(),
     )
-    near = target.part(own, slice(0, len(columns)))
-
-    def sums(image_place: slice, text_place: slice) -> tuple[Tensor, Tensor, Tensor]:
-        by_image, by_text = pairs.scores(image_place, text_place)
-        wanted = near.part(image_place, text_place).dense().to(by_image) * (1 - smoothing)
-        row_count, column_count = images.counts[own][image_place, None], texts.counts[text_place]
-        pull_row = (wanted * row_share[own][image_place, None] + row_floor[image_place, None]) * column_count
-        pull_column = (wanted * column_share[text_place] + column_floor[text_place]) * row_count
-        return (
-            torch.logsumexp(by_image + column_count.log(), dim=1),
-            torch.logsumexp(by_text + row_count.log(), dim=0),
-            (pull_row * by_image).sum() + (pull_column * by_text).sum(),
-        )
-
-    row_log, column_log, pulled = _gathered_sums(pairs, sums, like=scale.to(images.embedding.whole))
-    everyones = exchanged(column_log[None], sizes=(1,) * peers.size, peers=peers)
-    own_columns = own_rows(texts.sizes, rank=peers.rank)
-    column_log = torch.logsumexp(everyones, dim=0)[own_columns]
-    return total(rows[own] @ row_log + columns[own_columns] @ column_log - pulled, peers=peers)
+    pairs = _pairs(images, texts, target, score=score, pull=pull, weights=(rows, columns), peers=peers, tiling=tiling)
+    return _apply(_Softmax, pairs, images, texts, scale)
 
 
 def sigmoid(
@@ -116,23 +66,13 @@ def sigmoid(
     peers: Peers = ALONE,
     tiling: Tiling = Tiling(),
 ) -> Tensor:
-    """`unicl.objective.losses.sigmoid`, of the mean of both tables of scores if they differ."""
+    """`unicl.objective.losses.sigmoid`, of the mean of both tables of scores if they differ: a pair is one question."""
     del image_weight
-    own = own_rows(images.sizes, rank=peers.rank)
-    everyones = _exchanged(texts.embedding, texts.sizes, peers)
-    pairs = _Pairs(images=images.embedding, texts=everyones, score=score, scale=scale, bias=bias, tiling=tiling)
-    near = yes_or_no(target).part(own, slice(0, len(texts.counts)))
-
-    def loss(image_place: slice, text_place: slice) -> Tensor:
-        scores = _one_table(pairs.scores(image_place, text_place))
-        yes = near.part(image_place, text_place).dense().to(scores) * (1 - smoothing) + smoothing / 2
-        each = -yes * F.logsigmoid(scores) - (1 - yes) * F.logsigmoid(-scores)
-        return images.counts[own][image_place] @ each @ texts.counts[text_place]
-
-    made = [checkpoint(loss, *places, use_reentrant=False) for places in pairs.tiles()]
-    taking_part = sum(t.sum() * 0 for t in _tensors(everyones)) + scale.to(images.embedding.whole) * 0
-    together = torch.stack([*made, taking_part]).sum()
-    return total(together / max(sum(images.sizes), 1), peers=peers)
+    pairs = _pairs(images, texts, yes_or_no(target), score=score, peers=peers, tiling=tiling)
+    number = max(sum(images.sizes), 1)
+    pairs = replace(pairs, row_counts=pairs.row_counts / number)
+    bias = scale.new_zeros(()) if bias is None else bias
+    return _apply(_Sigmoid, pairs, images, texts, smoothing, scale, bias)
 
 
 def dense(
@@ -149,71 +89,187 @@ def dense(
     peers: Peers = ALONE,
     tiling: Tiling = Tiling(),
 ) -> Tensor:
-    """Any function of `unicl.objective.losses`' form, on all scores of all processes at once: for small batches."""
+    """Any function of `unicl.objective.losses`' form, on all scores of all processes at once: for small batches.
+
+    One that takes ``text_scores`` is given the texts' own table; another one gets the mean of both tables.
+    """
     del tiling
-    first = _moved(images.embedding, lambda t: gathered(t, sizes=images.sizes, peers=peers), peers)
-    second = _moved(texts.embedding, lambda t: gathered(t, sizes=texts.sizes, peers=peers), peers)
-    scores = _one_table(score(first, second)) * scale
-    return loss(
-        scores if bias is None else scores + bias,
-        target.dense().to(scores),
-        counts=texts.counts,
-        image_weight=image_weight,
-        smoothing=smoothing,
+    first = _gathered(images.embedding, images.sizes, peers)
+    second = _gathered(texts.embedding, texts.sizes, peers)
+    by_image, by_text = (s * scale if bias is None else s * scale + bias for s in score(first, second))
+    options = {"counts": texts.counts, "image_weight": image_weight, "smoothing": smoothing}
+    wanted = target.dense().to(by_image)
+    if "text_scores" in signature(loss).parameters:
+        return loss(by_image, wanted, text_scores=by_text, **options)
+    return loss((by_image + by_text) / 2, wanted, **options)
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pairs: Pairs, scale: Tensor, *rows: Tensor) -> Tensor:
+        work, factor = Work(pairs, rows), scale.detach().to(rows[0])
+        row_log, column_log, pulled = _logarithms(work, factor, keep=pairs.learns and any(ctx.needs_input_grad))
+        assert pairs.weights is not None
+        weights, logs = (t[pairs.own_columns].double() for t in (pairs.weights[1], column_log))
+        own = pairs.weights[0].double() @ row_log.double() + weights @ logs - pulled
+        ctx.work = work
+        ctx.save_for_backward(row_log, column_log, scale.detach())
+        return pairs.peers.sum(own).to(rows[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        row_log, column_log, scale = ctx.saved_tensors
+        work: Work = ctx.work
+        assert work.pairs.weights is not None
+        factor, inner = scale.to(row_log), row_log.new_zeros((), dtype=torch.float64)
+        counts = work.pairs.row_counts.log(), work.pairs.column_counts.log()
+        row_part, column_part = (
+            w.log() - log for w, log in zip(work.pairs.weights, (row_log, column_log), strict=True)
+        )
+        # What is added to all scores of a row or column changes no loss; without it, less cancels out of the scale's.
+        row_level, column_level = (torch.where(log.isfinite(), log / factor, 0) for log in (row_log, column_log))
+        g = grads[0] * work.pairs.peers.size
+
+        def push(own: slice, at: slice, wanted: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+            by_image = (factor * tile.by_image + counts[1][at]).add_(row_part[own, None]).exp_()
+            by_text = (factor * tile.by_text + counts[0][own, None]).add_(column_part[at]).exp_()
+            pull_image, pull_text = _pulls(work.pairs, own, at, wanted)
+            by_image, by_text = by_image.sub_(pull_image), by_text.sub_(pull_text)
+            inner.add_(_inner(by_image, tile.by_image - row_level[own, None]))
+            inner.add_(_inner(by_text, tile.by_text - column_level[at]))
+            return by_image.mul_(g * factor), by_text.mul_(g * factor)
+
+        images, texts = work.gradients(push)
+        return None, (g * inner).to(scale), *images, *texts
+
+
+class _Sigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pairs: Pairs, smoothing: float, scale: Tensor, bias: Tensor, *rows: Tensor) -> Tensor:
+        work = Work(pairs, rows)
+        factor, shift = (t.detach().to(rows[0]) for t in (scale, bias))
+        sums = torch.zeros(3, dtype=torch.float64, device=rows[0].device)
+
+        def push(own: slice, at: slice, wanted: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+            plain = (tile.by_image + tile.by_text) / 2
+            scores = factor * plain + shift
+            yes = wanted * (1 - smoothing) + smoothing / 2
+            # softplus itself turns into the identity at 20 and loses digits.
+            each = yes * F.logsigmoid(scores) + (1 - yes) * F.logsigmoid(-scores)
+            weights = pairs.row_counts[own, None] * pairs.column_counts[at]
+            pushed = (scores.sigmoid() - yes) * weights
+            sums.sub_(torch.stack([(each * weights).sum(), -(pushed * plain).sum(), -pushed.sum()]))
+            half = pushed * (factor / 2)
+            return half, half
+
+        ctx.size = pairs.peers.size
+        learned: tuple[Tensor, ...] = ()
+        if pairs.learns and any(ctx.needs_input_grad):
+            images, texts = work.gradients(push)
+            learned = (*images, *texts)
+        else:
+            for place in work.scored(keep=False):
+                push(*place)
+        ctx.save_for_backward(sums[1].to(scale), sums[2].to(bias), *learned)
+        return pairs.peers.sum(sums[0]).to(rows[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        g = grads[0] * ctx.size
+        return None, None, *(t * g.to(t) for t in ctx.saved_tensors)
+
+
+def _logarithms(work: Work, scale: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The logarithms of the sums over each row and, over all processes, each column; and the sum of what is pulled."""
+    pairs = work.pairs
+    row_counts, column_counts = pairs.row_counts.log(), pairs.column_counts.log()
+    row_log = torch.full_like(row_counts, -torch.inf)
+    column_log = torch.full_like(column_counts, -torch.inf)
+    pulled = scale.new_zeros((), dtype=torch.float64)
+    for own, at, wanted, tile in work.scored(keep=keep):
+        by_image, by_text = scale * tile.by_image, scale * tile.by_text
+        row_log[own] = torch.logaddexp(row_log[own], torch.logsumexp(by_image + column_counts[at], 1))
+        column_log[at] = torch.logaddexp(column_log[at], torch.logsumexp(by_text + row_counts[own, None], 0))
+        pull_image, pull_text = _pulls(pairs, own, at, wanted)
+        pulled += _inner(pull_image, by_image) + _inner(pull_text, by_text)
+    if pairs.peers.size > 1:
+        highest = pairs.peers.max(column_log)
+        column_log = highest + pairs.peers.sum((column_log - highest).exp()).log()
+    return row_log, column_log, pulled
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    return (left * right).sum(dtype=torch.float64)
+
+
+def _pulls(pairs: Pairs, own: slice, at: slice, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """How hard each pair of a tile is pulled together by its image's softmax, and by its text's."""
+    pull = pairs.pull
+    assert pull is not None
+    assert pull.columns is not None
+    assert pull.row_floor is not None
+    assert pull.column_floor is not None
+    by_image = (wanted * pull.rows[own, None] + pull.row_floor[own, None]) * pairs.column_counts[at]
+    by_text = (wanted * pull.columns[at] + pull.column_floor[at]) * pairs.row_counts[own, None]
+    return by_image, by_text
+
+
+def _pairs(
+    images: Side,
+    texts: Side,
+    target: Target,
+    *,
+    score: Similarity,
+    peers: Peers,
+    tiling: Tiling,
+    pull: Pull | None = None,
+    weights: tuple[Tensor, Tensor] | None = None,
+) -> Pairs:
+    """The comparison as this process sees it; ``pull`` and ``weights`` are of all rows in their own order."""
+    own, travel = own_rows(images.sizes, rank=peers.rank), travel_of(texts, peers)
+    order = slice(None) if travel.everyones is None else travel.everyones
+    if pull is not None and pull.columns is not None and pull.row_floor is not None and pull.column_floor is not None:
+        pull = Pull(
+            rows=pull.rows[own],
+            columns=pull.columns[order],
+            row_floor=pull.row_floor[own],
+            column_floor=pull.column_floor[order],
+        )
+    parts = images.embedding.parts
+    return Pairs(
+        score=score,
+        target=in_order(target.near(own), travel),
+        sizes=texts.sizes,
+        row_counts=images.counts[own],
+        column_counts=texts.counts[order],
+        image_mask=None if parts is None else parts.mask,
+        travel=travel,
+        peers=peers,
+        tiling=tiling,
+        # Inside a function of one's own, torch has gradients switched off.
+        learns=torch.is_grad_enabled(),
+        pull=pull,
+        weights=None if weights is None else (weights[0][own], weights[1][order]),
     )
 
 
-def _gathered_sums(
-    pairs: _Pairs, sums: Callable[[slice, slice], tuple[Tensor, Tensor, Tensor]], *, like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row's and each column's logarithm of sums over all tiles, and the sum of what is pulled."""
-    rows, columns = len(pairs.images.whole), len(pairs.texts.whole)
-    by_row: dict[int, list[Tensor]] = {}
-    by_column: dict[int, list[Tensor]] = {}
-    # A process without rows takes part in every exchange of the backward pass.
-    pulled = like * 0 + sum(t.sum() * 0 for t in _tensors(pairs.texts))
-    for image_place, text_place in pairs.tiles():
-        row, column, pull = checkpoint(sums, image_place, text_place, use_reentrant=False)
-        by_row.setdefault(image_place.start, []).append(row)
-        by_column.setdefault(text_place.start, []).append(column)
-        pulled = pulled + pull
-    row_log = [torch.logsumexp(torch.stack(each), dim=0) for each in by_row.values()]
-    column_log = [torch.logsumexp(torch.stack(each), dim=0) for each in by_column.values()]
-    return (
-        torch.cat(row_log) if rows else like.new_zeros(0),
-        torch.cat(column_log) if rows else pulled + like.new_full((columns,), -torch.inf),
-        pulled,
-    )
+def _apply(
+    function: type[_Softmax] | type[_Sigmoid], pairs: Pairs, images: Side, texts: Side, *numbers: Tensor | float
+) -> Tensor:
+    rows = (*rows_of(images), *rows_of(texts))
+    with torch.autocast(rows[0].device.type, enabled=False):
+        loss: Tensor = function.apply(pairs, *numbers, *rows)
+    return loss
 
 
-def _steps(images: Embedding, texts: Embedding, *, rows: int | None) -> tuple[int, int]:
-    """Rows and columns of a tile, so that the products of all their parts fit into `ELEMENTS`."""
-    parts = [1 if e.parts is None else e.parts.values.shape[1] for e in (images, texts)]
-    side = max(int((ELEMENTS / max(parts[0] * parts[1], 1)) ** 0.5), 1)
-    return (rows or side, rows or side)
-
-
-def _tensors(embedding: Embedding) -> list[Tensor]:
-    return [embedding.whole, *([] if embedding.parts is None else [embedding.parts.values])]
-
-
-def _one_table(scores: tuple[Tensor, Tensor]) -> Tensor:
-    first, second = scores
-    return first if first is second or torch.equal(first, second) else (first + second) / 2
-
-
-def _exchanged(embedding: Embedding, sizes: tuple[int, ...], peers: Peers) -> Embedding:
-    return _moved(embedding, lambda t: exchanged(t, sizes=sizes, peers=peers), peers)
-
-
-def _moved(embedding: Embedding, move: Move, peers: Peers) -> Embedding:
+def _gathered(embedding: Embedding, sizes: tuple[int, ...], peers: Peers) -> Embedding:
     """The rows of all processes; parts are padded to the most that a row of any process has."""
-    whole = move(embedding.whole)
-    if embedding.parts is None:
-        return replace(embedding, whole=whole, features=whole[:, :0])
-    values, mask = embedding.parts.values, embedding.parts.mask
-    longest = int(peers.max(torch.tensor(values.shape[1], device=values.device)))
-    missing = longest - values.shape[1]
-    values, mask = F.pad(values, (0, 0, 0, missing)), F.pad(mask, (0, missing))
-    parts = Parts(values=move(values), mask=move(mask.to(values)) > 0)
+    whole = gathered(embedding.whole, sizes=sizes, peers=peers)
+    parts = embedding.parts
+    if parts is not None:
+        parts = parts.padded(int(peers.max(torch.tensor(parts.mask.shape[1], device=whole.device))))
+        mask = peers.gather(parts.mask.to(torch.uint8), sizes=sizes) > 0
+        parts = Parts(values=gathered(parts.values, sizes=sizes, peers=peers), mask=mask)
     return Embedding(whole=whole, features=whole[:, :0], parts=parts)

@@ -23,7 +23,12 @@ def build_text_tower(settings: TextSettings, *, width: int, tokenizer: Tokenizer
     Raises `UserError` if the model or the weights do not exist, or do not fit each other or the tokenizer.
     """
     tower = TextTower(
-        settings, width=width, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id
+        settings,
+        width=width,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        pieces=None if settings.parts is None else tokenizer.pieces,
     )
     if settings.weights != "random":
         load_text_weights(tower, source=settings.weights, name=settings.name)

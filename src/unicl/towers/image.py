@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 
 import timm
 import torch
-from timm.layers import AttentionPool2d, RotAttentionPool2d
+from timm.layers import AttentionPool2d, LayerNorm2d, RotAttentionPool2d
 from torch import Tensor, nn
 
 from unicl.data.image import Frame
@@ -36,6 +36,7 @@ class ImageSettings:
     * ``eps``: of all layer norms; None is the model's own.
     * ``enlarged``: the side to which pixels are enlarged before the backbone sees them; 0 leaves them (GLoRIA: 299).
     * ``frame``: how a picture is fitted into the square when nothing is augmented.
+    * ``mean`` and ``std``: what normalises values from 0 to 1, by channel; None are the model's own.
     * ``head``: see `unicl.towers.heads.make_head`. With "none", a model that ends on an attention pool (CLIP's
       ResNets) lets that pool's output layer make the embedding.
     * ``weights``: "random", "hub", "package:NAME", or a file or folder.
@@ -51,6 +52,8 @@ class ImageSettings:
     eps: float | None = None
     frame: Frame = Frame()
     enlarged: int = 0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     pool: Literal["default", "avg", "token", "map", "stage", "parts"] = "default"
     parts: ImageParts | None = None
     head: HeadKind = "linear"
@@ -84,7 +87,7 @@ class ImageTower(nn.Module):
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         shown = self.backbone.pretrained_cfg
-        self.set_normalisation(mean=shown["mean"], std=shown["std"])
+        self.set_normalisation(mean=settings.mean or shown["mean"], std=settings.std or shown["std"])
         self.channels_last: bool = self.convolutional
         self.locked = False
         check_rank(settings.lora, locked=settings.locked)
@@ -152,9 +155,7 @@ class ImageTower(nn.Module):
             return Look(features=self.pool(self.backbone(scaled)))
         if asked.stage is None:
             states = self.backbone.forward_features(scaled)
-            # A model that norms its mean only has a norm for that.
-            norm = getattr(self.backbone, "fc_norm", None)
-            found = norm(states) if isinstance(norm, nn.LayerNorm) else states
+            found = _norm_of_mean(self.backbone, places=states.ndim)(states)
         else:
             states, [found] = self.backbone.forward_intermediates(
                 scaled, indices=[asked.stage], output_fmt="NCHW", norm=False
@@ -182,7 +183,7 @@ class ImageTower(nn.Module):
         return Look(features=self.mean.new_zeros(0, self.feature_width), parts=parts)
 
     def _probe(self) -> None:
-        side = self.settings.size
+        side = self.settings.enlarged or self.settings.size
         self.pool(self.backbone(self.mean.new_zeros(1, 3, side, side)))
 
     def forward(self, images: Tensor | Look) -> Embedding:
@@ -266,7 +267,7 @@ def _arguments(plain: Any, settings: ImageSettings, *, width: int) -> dict[str, 
                 f"the image model {settings.name!r} has no {name}; set it to 0 or take a vision transformer"
             )
     if "img_size" in known:
-        arguments["img_size"] = settings.size
+        arguments["img_size"] = settings.enlarged or settings.size
     arguments["num_classes"] = width if settings.head == "none" and _ends_on_pool(plain) else 0
     if settings.pool == "map" and _ends_on_pool(plain):
         return arguments
@@ -282,7 +283,7 @@ def _asked(settings: ImageSettings) -> str:
 def _extra_pool(model: Any, settings: ImageSettings) -> nn.Module:
     if not _needs_pool(model, settings):
         return nn.Identity()
-    side = ceil(settings.size / model.feature_info[-1]["reduction"])
+    side = ceil((settings.enlarged or settings.size) / model.feature_info[-1]["reduction"])
     return MapPool(features=model.num_features, side=side, channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC")
 
 
@@ -305,18 +306,22 @@ def _states_width(model: Any, settings: ImageSettings) -> int:
     return int(model.num_features if stage is None else model.feature_info[stage]["num_chs"])
 
 
+def _norm_of_mean(model: Any, *, places: int) -> nn.Module:
+    """The norm of a model that norms the mean of its places and not these (ViT with fc_norm, ConvNeXt)."""
+    if places == 4 and getattr(model, "output_fmt", "NCHW") == "NCHW":
+        norm = getattr(getattr(model, "head", None), "norm", None)
+        return norm if isinstance(norm, LayerNorm2d) else nn.Identity()
+    norm = getattr(model, "fc_norm", None)
+    return norm if isinstance(norm, nn.LayerNorm) else nn.Identity()
+
+
 def _parts_head(model: Any, settings: ImageSettings, *, width: int) -> PartsHead | None:
     asked = settings.parts
     if asked is None and settings.pool == "parts":
         raise UserError("the pool 'parts' is the mean of parts, but none are asked for; set image.parts too")
     if asked is None:
         return None
-    levels = len(getattr(model, "feature_info", ()))
-    if asked.stage is not None and not 0 <= asked.stage < levels:
-        raise UserError(
-            f"the image model {settings.name!r} has the maps 0 to {levels - 1}, but its parts are to come from "
-            f"{asked.stage}; choose one of these, or leave image.parts.stage out"
-        )
+    _check_stage(model, settings, stage=asked.stage)
     features = _states_width(model, settings)
     if asked.head is None and features != _feature_width(model, settings):
         raise UserError(
@@ -324,6 +329,20 @@ def _parts_head(model: Any, settings: ImageSettings, *, width: int) -> PartsHead
             f"{_feature_width(model, settings)}; give them one of their own with image.parts.head=linear"
         )
     return PartsHead(asked, features=features, width=width)
+
+
+def _check_stage(model: Any, settings: ImageSettings, *, stage: int | None) -> None:
+    if stage is None:
+        return
+    levels = len(getattr(model, "feature_info", ())) if hasattr(model, "forward_intermediates") else 0
+    if not 0 <= stage < levels:
+        known = f"the maps 0 to {levels - 1}" if levels else "no maps of its own"
+        raise UserError(
+            f"the image model {settings.name!r} has {known}, but its parts are to come from {stage}; choose one of "
+            "these, or leave image.parts.stage out"
+        )
+    if settings.patch_drop:
+        raise UserError("a model that drops patches has no whole maps; set patch_drop to 0, or leave parts.stage out")
 
 
 def _check_size(model: Any, images: Tensor, *, settings: ImageSettings) -> None:

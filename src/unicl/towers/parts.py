@@ -4,6 +4,7 @@ A tower that is asked for parts gives them beside its whole vector (FILIP, secti
 say which states of the backbone are parts, and how each is brought to the shared width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,9 +16,10 @@ from unicl.data.text import Tokenizer
 from unicl.errors import UserError
 from unicl.space import Embedding, Parts
 from unicl.towers.heads import HeadKind, make_head
-from unicl.towers.reduce import Reducer
+from unicl.towers.reduce import GROUPS, Reducer
 
 Marks = Literal["both", "start", "none"]
+_OWN: Final = "parts."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,11 @@ class TextParts:
     """Which tokens of a text are parts; padding never is.
 
     * ``words``: whether the pieces of a word are added up to one part.
-    * ``layers``: how many of the last layers are added up (GLoRIA: 4).
+    * ``layers``: how many of the last layers are added up (GLoRIA: 4); a pool of the tower reads the same sum.
     * ``marks``: which of the marks around a text are parts: "both" (FILIP), "start" (GLoRIA's code) or "none".
     * ``head`` and ``unit``: as in `ImageParts`.
+    * ``room``: for how many parts each text has room at least. What is not filled is padding, which only the
+      similarity with ``pads="zero"`` sees: Wukong's released code pads every text to 32 tokens.
     """
 
     words: bool = False
@@ -54,6 +58,7 @@ class TextParts:
     marks: Marks = "both"
     head: HeadKind | None = None
     unit: bool = True
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,10 @@ class Look:
 
 
 class PartsHead(nn.Module):
-    """States of parts to the shared width: a head of their own or the tower's, unit length, Wukong's reduction."""
+    """States of parts to the shared width: a head of their own or the tower's, Wukong's reduction, unit length.
+
+    Raises `UserError` if the reduction cannot cut the width into its groups.
+    """
 
     def __init__(self, settings: ImageParts | TextParts, *, features: int, width: int) -> None:
         super().__init__()
@@ -73,29 +81,50 @@ class PartsHead(nn.Module):
         own = settings.head
         self.head: Final = nn.Identity() if own is None else make_head(own, features=features, width=width)
         self.owns_head: Final = own is not None
+        self.room: Final = settings.room if isinstance(settings, TextParts) else 0
         reduced = settings.reduced if isinstance(settings, ImageParts) else 0
+        if reduced and width % GROUPS:
+            raise UserError(
+                f"parts are reduced in {GROUPS} groups of their dimensions, and {width} dimensions cannot be cut so; "
+                f"take a width that is a multiple of {GROUPS}"
+            )
         self.reducer: Final = Reducer(width=width, parts=reduced) if reduced else None
 
     def forward(self, states: Parts, *, head: nn.Module) -> Parts:
-        """``states`` of F dimensions to parts of D; ``head`` is the tower's own."""
-        projected = (self.head if self.owns_head else head)(states.values)
-        values, mask = projected.to(torch.promote_types(projected.dtype, torch.float32)), states.mask
+        """``states`` of F dimensions to parts of D, float32 at least, 0 in padding; ``head`` is the tower's own."""
+        values, mask = (self.head if self.owns_head else head)(states.values), states.mask
         if self.reducer is not None:
             values = self.reducer(values)
             mask = mask.new_ones(values.shape[:2])
-        return Parts(values=nn.functional.normalize(values, dim=-1) if self.unit else values, mask=mask)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        values = nn.functional.normalize(values, dim=-1) if self.unit else values
+        return Parts(values=_real(values, mask), mask=mask).padded(self.room)
+
+
+def parts_in(state: Mapping[str, Tensor]) -> set[str]:
+    """The entries of a tower's state that belong to its parts alone."""
+    return {key for key in state if key.startswith(_OWN)}
+
+
+def without_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A tower's state without them."""
+    return {key: value for key, value in state.items() if not key.startswith(_OWN)}
 
 
 def with_parts(features: Tensor, parts: Parts) -> Embedding:
     """An embedding whose whole is the mean of its parts at unit length; 0 for a row without any."""
-    together = (parts.values * parts.mask[..., None]).sum(1)
-    return Embedding(whole=nn.functional.normalize(together, dim=-1), features=features, parts=parts)
+    return Embedding(whole=nn.functional.normalize(mean_of(parts), dim=-1), features=features, parts=parts)
 
 
 def mean_of(states: Parts) -> Tensor:
     """``(N, F)``: the mean of the real parts; 0 for a row without any."""
-    shares = states.mask.to(states.values.dtype)[..., None]
-    return (states.values * shares).sum(1) / shares.sum(1).clamp(min=1)
+    counts = states.mask.sum(1, keepdim=True).clamp(min=1)
+    return _real(states.values, states.mask).sum(1) / counts
+
+
+def _real(values: Tensor, mask: Tensor) -> Tensor:
+    # A product would keep what is not a number, as the states of a row without a real token may be.
+    return values.masked_fill(~mask[..., None], 0)
 
 
 def image_states(states: Tensor, *, prefix: int, channels_last: bool) -> Parts:
@@ -115,9 +144,9 @@ def image_states(states: Tensor, *, prefix: int, channels_last: bool) -> Parts:
 def text_states(states_ULF: Tensor, places: Tensor) -> Parts:
     """States of tokens added up by part; ``places (U, L)`` as `part_places` gives them."""
     size = max(int(places.max()) + 1, 1) if places.numel() else 1
-    counts = torch.nn.functional.one_hot(places + 1, size + 1)[..., 1:]
-    mask = counts.any(1)
-    if size == places.shape[1] and bool((places == torch.arange(size, device=places.device))[mask].all()):
+    numbers = torch.arange(size, device=places.device)
+    mask = numbers <= places.amax(1, keepdim=True)
+    if size == places.shape[1] and bool((places == numbers)[mask].all()):
         return Parts(values=states_ULF, mask=mask)
     values = states_ULF.new_zeros(len(places), size + 1, states_ULF.shape[-1])
     at = (places + 1)[..., None].expand_as(states_ULF)
@@ -133,7 +162,8 @@ def part_places(tokens: Tensor, mask: Tensor, *, settings: TextParts, pieces: Pi
     begins = kept
     if settings.words:
         after_end = nn.functional.pad(pieces.closes[tokens[:, :-1]], (1, 0), value=True)
-        begins = kept & (pieces.opens[tokens] | after_end)
+        after_blank = nn.functional.pad(pieces.blank[tokens[:, :-1]], (1, 0), value=False)
+        begins = kept & (pieces.opens[tokens] & ~after_blank | after_end | marked)
     return torch.where(kept, begins.cumsum(1) - 1, -1)
 
 

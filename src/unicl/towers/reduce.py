@@ -9,10 +9,11 @@ GROUPS: Final = 8
 
 
 class Reducer(nn.Module):
-    """``(N, P, D)`` to ``(N, K, D)``: K means over places, weighted by the parts themselves (Noah_WuKong, card 4.3).
+    """``(N, P, D)`` to ``(N, K, D)``: K means over places, weighted by what the places show (Wukong's released code).
 
-    Weights are a softmax over places of ``K`` maps of the normalised parts; what is averaged are the parts through a
-    grouped matrix. D must be a multiple of `GROUPS`.
+    With X the parts after their projection: A = softmax over the places of ``weigh(norm(X))``, K maps by two matrices,
+    the first in groups; F = ``change(X)``, a matrix in groups on parts that are not normalised; Z = A F. No matrix has
+    a bias. All start as Kaiming et al. 2015 (their outputs counted). D must be a multiple of `GROUPS`.
     """
 
     def __init__(self, *, width: int, parts: int) -> None:
@@ -24,7 +25,7 @@ class Reducer(nn.Module):
         self.change: Final = nn.Conv1d(width, width, 1, groups=GROUPS, bias=False)
         for layer in (*self.weigh, self.change):
             assert isinstance(layer, nn.Conv1d)
-            nn.init.kaiming_normal_(layer.weight)
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def attention(self, values_NPD: Tensor) -> Tensor:
         """``(N, K, P)``: how much each place counts in each mean; each row sums to 1."""

@@ -18,7 +18,7 @@ from unicl.towers.last import clip_text_at
 from unicl.towers.lengths import length_groups
 from unicl.towers.lora import adapt, check_rank, let_learn
 from unicl.towers.parts import Look, PartsHead, TextParts, mean_of, part_places, text_states, with_parts
-from unicl.towers.transformer import make_backbone, save_memory
+from unicl.towers.transformer import make_backbone, save_memory, states_of
 from unicl.towers.weights import hub, package
 
 OWN_NAMES: Final = ("clip", "bert", "siglip")
@@ -101,8 +101,6 @@ class TextTower(nn.Module):
         self.feature_width: Final[int] = int(config.hidden_size)
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
         self.parts: Final = _parts_head(settings, config, features=self.feature_width, width=width)
-        if settings.parts is not None and pieces is None:
-            raise UserError("parts of a text need the tokenizer's pieces; give TextTower(pieces=tokenizer.pieces)")
         self.pieces: Pieces | None = pieces
         if settings.checkpointing:
             save_memory(self.backbone)
@@ -159,22 +157,19 @@ class TextTower(nn.Module):
     def _read_parts(self, tokens: Tensor, mask: Tensor) -> Look:
         asked = self.settings.parts
         assert asked is not None
-        assert self.pieces is not None
+        if self.pieces is None:
+            raise UserError("parts of a text need the tokenizer's pieces; give TextTower(pieces=tokenizer.pieces)")
         self.pieces = self.pieces.to(tokens.device)
-        seen = None if self.causal else mask
-        output = self.backbone(input_ids=tokens, attention_mask=seen, output_hidden_states=asked.layers > 1)
-        states = output.last_hidden_state
-        if asked.layers > 1:
-            # The last of all has its norm only here.
-            states = states + torch.stack(output.hidden_states[-asked.layers : -1]).sum(0)
-        places = part_places(tokens, mask, settings=asked, pieces=self.pieces)
-        parts = text_states(states, places)
+        states = self._states(tokens, mask, layers=asked.layers)
+        parts = text_states(states, part_places(tokens, mask, settings=asked, pieces=self.pieces))
         if self.pool == "parts":
             return Look(features=mean_of(parts), parts=parts)
-        last = output.last_hidden_state
-        return Look(
-            features=pool_tokens(last, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id), parts=parts
-        )
+        features = pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
+        return Look(features=features, parts=parts)
+
+    def _states(self, tokens: Tensor, mask: Tensor, *, layers: int = 1) -> Tensor:
+        # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
+        return states_of(self.backbone, tokens, mask=None if self.causal else mask, layers=layers)
 
     def _nothing(self, tokens: Tensor) -> Look:
         features = torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
@@ -203,18 +198,16 @@ class TextTower(nn.Module):
         if self.causal and (self.pool == "eos" or self.pool == "last"):
             places = places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
             return clip_text_at(self.backbone, tokens, places=places)
-        # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
         assert self.pool != "parts"
-        seen = None if self.causal else mask
-        states = self.backbone(input_ids=tokens, attention_mask=seen).last_hidden_state
+        states = self._states(tokens, mask)
         return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
     def _probe(self) -> None:
         tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.backbone.device)
-        if self.parts is None:
+        if self.settings.parts is None:
             self._read(tokens, tokens == 0)
         else:
-            self._read_parts(tokens, tokens == 0)
+            self._states(tokens, tokens == 0, layers=self.settings.parts.layers)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Embedding:
         """Tokens as in `features` to an `Embedding` of whole ``(U, D)`` and its parts."""
@@ -366,7 +359,10 @@ def _parts_head(settings: TextSettings, config: Any, *, features: int, width: in
         raise UserError("the pool 'parts' is the mean of parts, but none are asked for; set text.parts too")
     layers = int(config.num_hidden_layers)
     if settings.parts is not None and not 1 <= settings.parts.layers <= layers:
-        raise UserError(f"parts of a text are to add up {settings.parts.layers} layers, but its model has {layers}")
+        raise UserError(
+            f"parts of a text are to add up {settings.parts.layers} layers, but its model has {layers}; set "
+            f"text.parts.layers to {layers} or less, or take a text model with more"
+        )
     return None if settings.parts is None else PartsHead(settings.parts, features=features, width=width)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unicl.errors import UserError
 
@@ -31,6 +31,19 @@ def make_backbone(config: Any) -> Any:
     if config.model_type == "siglip_text_model":
         model.head = nn.Identity()  # the tower has a head of its own
     return model
+
+
+def states_of(model: Any, tokens: Tensor, *, mask: Tensor | None, layers: int = 1) -> Tensor:
+    """``(U, L, F)``: what a model says of each token, the sum of its last ``layers``.
+
+    The last of a model that norms at the end (CLIP, T5) has that norm only there.
+    """
+    if layers == 1:
+        last: Tensor = model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return last
+    output = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
+    states: Tensor = output.last_hidden_state
+    return states + torch.stack(output.hidden_states[-layers:-1]).sum(0)
 
 
 def save_memory(model: Any) -> None:

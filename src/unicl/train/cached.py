@@ -8,7 +8,7 @@ chunk's activations, and the embeddings of the batch.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from unicl.errors import UserError
 from unicl.model import TwoTowers
-from unicl.space import Batch, Columns, Embedding
+from unicl.space import Batch, Columns, Embedding, Parts, joined
 from unicl.towers.image import ImageTower
+from unicl.towers.parts import Look
 from unicl.train.compute import ComputeSettings
 from unicl.train.ranks import Ranks, average_gradients
 from unicl.train.step import Precision, StepResult, Sync, tiling_of
@@ -87,11 +88,15 @@ class _Random:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """A column after its first pass: its embedding as leaves of the objective, and what a second pass starts from."""
+    """A column after its first pass: its embedding as leaves of the objective, and what a second pass starts from.
+
+    ``sizes`` are the rows of each chunk, ``widths`` the parts that its rows have room for.
+    """
 
     column: _Column
     random: tuple[_Random, ...]
     sizes: tuple[int, ...]
+    widths: tuple[int, ...]
     leaves: Embedding
 
 
@@ -109,42 +114,51 @@ class _Passes:
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
-    def features(self, tower: ImageTower, parts: Sequence[Tensor]) -> list[Tensor]:
+    def looks(self, tower: ImageTower, parts: Sequence[Tensor]) -> list[Look]:
         """What a locked backbone says of each chunk: it draws nothing and learns nothing, so that once is enough."""
         with torch.no_grad(), self.autocast():
-            return [tower.features(part) for part in parts]
+            return [tower.look(part) for part in parts]
 
     def embed(self, column: _Column) -> _Seen:
         """The first pass."""
-        random, whole, features = [], [], []
+        random, seen = [], []
         for chunk in column.chunks:
             random.append(_random(self.ranks.device))
             with torch.set_grad_enabled(self.graph), self.autocast():
-                embedding = chunk()
-            whole.append(embedding.whole.detach())
-            # What no term reads is not kept.
-            features.append(embedding.features.detach() if column.features else whole[-1][:, :0])
-        leaves = (torch.cat(parts).requires_grad_(column.learns) for parts in (whole, features))
-        sizes = tuple(len(part) for part in whole)
+                seen.append(_read(chunk(), features=column.features))
+        kept = [each.parts for each in seen if each.parts is not None]
+        parts = None
+        if kept:
+            together = joined(kept)
+            parts = replace(together, values=together.values.requires_grad_(column.learns))
+        whole, features = (
+            torch.cat(each).requires_grad_(column.learns)
+            for each in ([e.whole for e in seen], [e.features for e in seen])
+        )
         return _Seen(
             column=column,
             random=tuple(random),
-            sizes=sizes,
-            leaves=Embedding(whole=next(leaves), features=next(leaves)),
+            sizes=tuple(len(each.whole) for each in seen),
+            widths=tuple(each.mask.shape[1] for each in kept),
+            leaves=Embedding(whole=whole, features=features, parts=parts),
         )
 
     def learn(self, seen: _Seen, *, sync: Sync | None, last: bool) -> None:
         """The second pass, with the gradient that the objective left on the leaves."""
-        whole, features = seen.leaves.whole.grad, seen.leaves.features.grad
-        if whole is None and features is None:
+        leaves = (seen.leaves.whole, seen.leaves.features, *_values(seen.leaves))
+        if all(leaf.grad is None for leaf in leaves):
             return
-        wholes, featured = (_split(grad, seen.sizes) for grad in (whole, features))
+        split = [_split(leaf.grad, seen.sizes) for leaf in leaves]
         for k, chunk in enumerate(seen.column.chunks):
             _set_random(seen.random[k], self.ranks.device)
             with (sync or no_sync)(last and k == len(seen.sizes) - 1):
                 with self.autocast():
                     embedding = chunk()
-                _backward((embedding.whole, wholes[k]), (embedding.features, featured[k]))
+                grads = [each[k] for each in split]
+                if seen.widths and grads[2] is not None:
+                    grads[2] = grads[2][:, : seen.widths[k]]
+                rows = (embedding.whole, embedding.features, *_values(embedding))
+                _backward(*zip(rows, grads, strict=True))
 
 
 def _numbers(batch: Batch, chunk: int, ranks: Ranks) -> tuple[int, int]:
@@ -158,9 +172,9 @@ def _image_columns(model: TwoTowers, batch: Batch, *, number: int, passes: _Pass
     """The images and, if there are, their second views."""
     columns: list[_Column] = []
     for rows in (batch.images, *(() if batch.views is None else (batch.views,))):
-        parts = list(rows.tensor_split(number))
+        parts: Sequence[Tensor | Look] = rows.tensor_split(number)
         if model.image.locked and rows.ndim > 2 and not _sharded(model.image):
-            parts = passes.features(model.image, parts)
+            parts = passes.looks(model.image, rows.tensor_split(number))
         columns.append(
             _Column(
                 chunks=tuple(partial(model.image, part) for part in parts),
@@ -190,7 +204,7 @@ def _columns(batch: Batch, *, seen: Sequence[_Seen], said: _Seen | None, place: 
     """What the model would have said of the whole batch, over leaves."""
     texts = None
     if said is not None:
-        texts = Embedding(whole=said.leaves.whole[place], features=said.leaves.features[place])
+        texts = said.leaves.select(place)
     return Columns(
         images=seen[0].leaves,
         views=seen[1].leaves if len(seen) > 1 else None,
@@ -208,6 +222,20 @@ def _sharded(module: nn.Module) -> bool:
 
 def _learns(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _read(embedding: Embedding, *, features: bool) -> Embedding:
+    """An embedding without its graph; features that no term reads are not kept."""
+    whole, parts = embedding.whole.detach(), embedding.parts
+    return Embedding(
+        whole=whole,
+        features=embedding.features.detach() if features else whole[:, :0],
+        parts=None if parts is None else Parts(values=parts.values.detach(), mask=parts.mask),
+    )
+
+
+def _values(embedding: Embedding) -> tuple[Tensor, ...]:
+    return () if embedding.parts is None else (embedding.parts.values,)
 
 
 def _split(grad: Tensor | None, sizes: Sequence[int]) -> Sequence[Tensor | None]:

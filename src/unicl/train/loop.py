@@ -20,7 +20,7 @@ from unicl.train.board import Board
 from unicl.train.cached import cached_step
 from unicl.train.chunk import Chunking, find_chunk
 from unicl.train.compute import ComputeSettings
-from unicl.train.optim import Average, OptimSettings, adamw, clip, learning_rate, take_step
+from unicl.train.optim import Average, OptimSettings, clip, learning_rate, make_optimiser, take_step
 from unicl.train.parallel import Parallel, share_buffers
 from unicl.train.prepare import prepare
 from unicl.train.profiling.profile import Profile, Unwatched
@@ -124,7 +124,7 @@ class _Run:
         self.watch: Profile | Unwatched = Unwatched()
         self.record = Record(out=out, keep=settings.keep)
         self.parallel = Parallel(model, ranks=ranks, parallel=compute.parallel)
-        self.optimiser = adamw(model, optim)
+        self.optimiser = make_optimiser(model, optim)
         self.average = None if settings.average is None else Average(model, decay=settings.average)
         self.steps = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
         self.progress = Progress()

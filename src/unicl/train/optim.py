@@ -1,15 +1,17 @@
 """What the optimiser does at a step: parameter groups, learning rate, clipping, moving average."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from unicl.errors import UserError
+from unicl.train.lamb import Lamb
 from unicl.train.lowbit import States, Weights, keep_types_and_layouts, lowbit_adamw, without_compiling
 
 
@@ -17,13 +19,17 @@ from unicl.train.lowbit import States, Weights, keep_types_and_layouts, lowbit_a
 class OptimSettings:
     """AdamW with linear warm-up and a cosine to ``lr * final``; CLIP's values (tables 18 to 20) but for the warm-up.
 
+    ``method``: "adamw"; "lamb" (FILIP, see `unicl.train.lamb`); "adam", where decay is a part of the gradient (GLoRIA).
     ``warmup`` counts steps, or is a share of all steps if below 1. ``clip`` bounds the norm of the gradient.
+    ``decay_embeddings``: whether tables of words and places decay like other matrices; not in FILIP (appendix).
     ``states``: the type in which AdamW keeps its two moments; ``weights``: the type of the towers' matrices, where
     "bf16" needs the precision "bf16" and rounds by draws. Both save memory and change the numbers.
     """
 
+    method: Literal["adamw", "lamb", "adam"] = "adamw"
     lr: float = 5e-4
     weight_decay: float = 0.2
+    decay_embeddings: bool = True
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
@@ -43,37 +49,81 @@ def learning_rate(step: int, *, steps: int, settings: OptimSettings) -> float:
     return settings.lr * (settings.final + (1 - settings.final) * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, *, weight_decay: float, decay_embeddings: bool = True) -> list[dict[str, Any]]:
     """Two groups: matrices decay; gains, biases and scales (fewer than two dimensions) do not (CLIP, section 2.5).
 
+    Without ``decay_embeddings``, neither do tables of words, and what timm exempts: places and the class token.
     Parameters that are shards are in two more groups, since a fused step does not mix them with others.
     """
     learning = [p for p in model.parameters() if p.requires_grad]
     kinds = dict.fromkeys(isinstance(p, DTensor) for p in learning)
+    exempt = set() if decay_embeddings else {id(p) for p in _embeddings(model)}
+
+    def kind(p: nn.Parameter) -> tuple[bool, bool]:
+        return p.ndim >= 2 and id(p) not in exempt, isinstance(p, DTensor)
+
     return [
-        {"params": [p for p in learning if (p.ndim >= 2, isinstance(p, DTensor)) == (decays, sharded)]}
+        {"params": [p for p in learning if kind(p) == (decays, sharded)]}
         | {"weight_decay": weight_decay if decays else 0.0}
         for sharded in kinds
         for decays in (True, False)
     ]
 
 
-def adamw(model: nn.Module, settings: OptimSettings) -> Optimizer:
+def _embeddings(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            yield module.weight
+        exempt: Any = getattr(module, "no_weight_decay", set)
+        known = dict(module.named_parameters())
+        yield from (known[name] for name in known.keys() & exempt())
+
+
+def make_optimiser(model: nn.Module, settings: OptimSettings) -> Optimizer:
     """The optimiser of a model whose weights are where and as they will be trained; fused where there is that kernel.
 
-    Raises `UserError` if the settings need torchao and it is missing.
+    Raises `UserError` if the settings do not go together, or need torchao and it is missing.
     """
-    groups = parameter_groups(model, weight_decay=settings.weight_decay)
+    if settings.method == "adamw":
+        return adamw(model, settings)
+    if (settings.states, settings.weights) != ("fp32", "fp32"):
+        raise UserError(
+            f"the optimiser {settings.method!r} keeps its states and weights in fp32 only; leave optim.states and "
+            "optim.weights out, or take --set optim.method=adamw"
+        )
+    groups = _groups(model, settings)
+    betas, eps = (settings.beta1, settings.beta2), settings.eps
+    optimiser: Optimizer
+    if settings.method == "lamb":
+        optimiser = Lamb(groups, lr=settings.lr, betas=betas, eps=eps)
+    else:
+        optimiser = torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=eps, fused=_fuses(model))
+    keep_types_and_layouts(optimiser)
+    return optimiser
+
+
+def adamw(model: nn.Module, settings: OptimSettings) -> Optimizer:
+    """AdamW, in fewer bits where the settings ask for them; as in `make_optimiser`."""
+    groups = _groups(model, settings)
     betas = (settings.beta1, settings.beta2)
     if settings.states == "fp32" and settings.weights == "fp32":
-        fused = next(model.parameters()).device.type in ("cuda", "cpu")
-        optimiser: Optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
+        optimiser: Optimizer = torch.optim.AdamW(
+            groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=_fuses(model)
+        )
     else:
         rated = [{**group, "lr": settings.lr} for group in groups]
         rounded = settings.weights == "bf16"
         optimiser = lowbit_adamw(rated, betas=betas, eps=settings.eps, states=settings.states, rounded=rounded)
     keep_types_and_layouts(optimiser)
     return optimiser
+
+
+def _groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
+    return parameter_groups(model, weight_decay=settings.weight_decay, decay_embeddings=settings.decay_embeddings)
+
+
+def _fuses(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type in ("cuda", "cpu")
 
 
 def take_step(optimiser: Optimizer, *, rate: float, seed: int) -> None:
@@ -87,7 +137,7 @@ def take_step(optimiser: Optimizer, *, rate: float, seed: int) -> None:
         else:
             group["lr"] = rate
     torch.manual_seed(seed)
-    if type(optimiser) is torch.optim.AdamW:
+    if type(optimiser) in (torch.optim.AdamW, torch.optim.Adam, Lamb):
         optimiser.step()
         return
     device = next(p.device for group in optimiser.param_groups for p in group["params"])

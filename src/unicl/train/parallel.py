@@ -247,14 +247,14 @@ class _Shards:
         if not self.made_up:
             return None
         tower.train(self.was_training)
-        return Embedding(whole=output.whole[:0], features=output.features[:0])
+        return output.select(slice(0, 0))
 
     def finish(self, ranks: Ranks) -> None:
-        """Where no process had a row, the parameters before the head have no gradient, as on one process."""
+        """Where no process had a row, the parameters before the heads have no gradient, as on one process."""
         fed, self.fed = ranks.any(self.fed), False
         if not fed:
             for name, parameter in self.tower.named_parameters():
-                if not name.startswith("head."):
+                if not name.startswith(("head.", "parts.")):
                     parameter.grad = None
 
 

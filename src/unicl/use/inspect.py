@@ -11,6 +11,7 @@ from torch import nn
 
 from unicl.data.text import Tokenizer
 from unicl.model import TwoTowers
+from unicl.objective.terms import ContrastSettings
 from unicl.towers.heads import Option
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import TextSettings, TextTower
@@ -18,7 +19,7 @@ from unicl.towers.text import TextSettings, TextTower
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePart:
-    """The image tower; ``features`` is the width before the head.
+    """The image tower; ``features`` is the width before the head, ``parts`` what is said of parts, if anything.
 
     A picture is scaled to ``scaled`` pixels a side by ``mode`` and ``interpolation``, and the square of ``size`` is cut
     out of its middle; ``mean`` and ``std`` are of pixels from 0 to 1.
@@ -34,6 +35,7 @@ class ImagePart:
     locked: bool
     lora: int
     options: Mapping[str, Option]
+    parts: Mapping[str, Option] | None
     mode: str
     scaled: int
     interpolation: str
@@ -54,6 +56,7 @@ class TextPart:
     locked: bool
     lora: int
     options: Mapping[str, Option]
+    parts: Mapping[str, Option] | None
     context: int
     fixed: bool
     tokenizer: str
@@ -68,7 +71,8 @@ class Inspection:
 
     * ``parameters``: all of them, in both towers, their heads and the objective; ``learned``: those that train.
     * ``views``: the leading dimensions that each use reads, of ``width``.
-    * ``scales``, ``biases``: by term, what cosines are multiplied with, and what is added then (SigLIP).
+    * ``scales``, ``biases``: by term, what scores are multiplied with, and what is added then (SigLIP).
+    * ``similarities``: by term, how pictures and texts are compared.
     * ``notes``: what of a checkpoint was left out, remapped or resized, and why.
     """
 
@@ -82,6 +86,7 @@ class Inspection:
     views: Mapping[str, int]
     scales: Mapping[str, float]
     biases: Mapping[str, float]
+    similarities: Mapping[str, str]
     classes: int
     notes: tuple[str, ...]
 
@@ -105,6 +110,7 @@ def inspect(model: TwoTowers, *, origin: str = "", notes: Sequence[str] = ()) ->
         views={view: dims or width for view, dims in views.items()},
         scales={name: scale.value for name, scale in scales.items()},
         biases={name: float(scale.bias) for name, scale in scales.items() if scale.bias is not None},
+        similarities={t.name: t.similarity for t in model.settings.terms if isinstance(t, ContrastSettings)},
         classes=len(model.settings.classes),
         notes=tuple(notes),
     )
@@ -139,6 +145,7 @@ def _image(tower: ImageTower, settings: ImageSettings) -> ImagePart:
         locked=settings.locked,
         lora=settings.lora,
         options=dict(settings.options),
+        parts=None if settings.parts is None else asdict(settings.parts),
         mode=settings.frame.mode,
         scaled=settings.frame.side(settings.size),
         interpolation=settings.frame.interpolation,
@@ -164,6 +171,7 @@ def _text(tower: TextTower, settings: TextSettings, *, tokenizer: Tokenizer) -> 
         locked=settings.locked,
         lora=settings.lora,
         options=dict(settings.options),
+        parts=None if settings.parts is None else asdict(settings.parts),
         context=tokenizer.context,
         fixed=tokenizer.fixed,
         tokenizer=tokenizer.name,
@@ -185,9 +193,18 @@ def _model_rows(inspection: Inspection) -> dict[str, str]:
         "parameters": _parameters(inspection.parameters, inspection.learned),
         "embedding": f"{inspection.width} dimensions" + (f" ({', '.join(views)})" if views else ""),
         "scale": ", ".join(value if len(scales) == 1 else f"{value} for {name}" for name, value in scales.items()),
+        "compares": _compares(inspection.similarities),
         "classes": f"{inspection.classes:,}" if inspection.classes else "",
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def _compares(similarities: Mapping[str, str]) -> str:
+    """How the terms compare, if it is more than cosines of whole vectors."""
+    if set(similarities.values()) <= {"cosine"}:
+        return ""
+    alone = len(similarities) == 1
+    return ", ".join(kind if alone else f"{kind} for {name}" for name, kind in similarities.items())
 
 
 def _image_rows(part: ImagePart) -> dict[str, str]:
@@ -216,6 +233,7 @@ def _tower_rows(part: ImagePart | TextPart) -> dict[str, str]:
         "state": state,
         "parameters": _parameters(part.parameters, part.learned),
         "features": f"{part.features} (pool {part.pool}), head {part.head}",
+        "parts": "" if part.parts is None else ", ".join(f"{k} {v}" for k, v in part.parts.items() if v is not None),
     }
     return {name: value for name, value in rows.items() if value}
 

@@ -65,6 +65,12 @@ class Query:
         """The pictures among the terms."""
         return tuple(term.what for term in self.terms if isinstance(term.what, Path))
 
+    @property
+    def text(self) -> str | None:
+        """The text, if the query is one text and nothing else."""
+        first = self.terms[0]
+        return first.what if len(self.terms) == 1 and isinstance(first.what, str) and first.weight > 0 else None
+
     def vector(self, model: TwoTowers, *, view: View = "instances") -> Tensor:
         """``(D',)`` the weighted sum of the terms' unit vectors, at unit length.
 

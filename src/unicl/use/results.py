@@ -18,7 +18,11 @@ METER = 12
 
 
 def json_lines(results: Results) -> str:
-    """One JSON object a line: a hit (rank, score, id, path), or a picture with its classes or its error."""
+    """One JSON object a line: a hit (rank, score, id, path), or a picture with its classes or its error.
+
+    Of a model that compares more than whole vectors, hits say ``by`` which similarity the score is, and have their
+    ``cosine`` too if it is another.
+    """
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(results))
 
 
@@ -31,9 +35,10 @@ def show(results: Results, console: Console) -> None:
 def summary(results: Results) -> str:
     """What was looked at, in one line: ``12 of 340 pictures; 2 cannot be read``."""
     if isinstance(results, Found):
-        text = f"{len(results.hits):,} of {_pictures(results.searched)}"
+        text = f"{len(results.hits):,} of {_pictures(results.searched)}{_ranked(results)}"
     else:
         text = f"{_pictures(len(results.rows))}, {len(results.names):,} classes"
+        text = f"{text}; {results.note}" if results.note else text
     bad = len(results.skipped)
     return f"{text}; {bad:,} cannot be read" if bad else text
 
@@ -41,13 +46,27 @@ def summary(results: Results) -> str:
 def _rows(results: Results) -> Iterator[dict[str, object]]:
     if isinstance(results, Found):
         for hit in results.hits:
-            yield {"rank": hit.rank, "score": round(hit.score, 6), "id": hit.id, **_place(hit.image)}
+            score = {"score": round(hit.score, 6), **_by(results, cosine=hit.cosine)}
+            yield {"rank": hit.rank, **score, "id": hit.id, **_place(hit.image)}
         return
     for row in results.rows:
         answers = [{"name": name, "probability": round(share, 6)} for name, share in row.answers]
-        yield {"id": row.id, **_place(row.image), "classes": answers}
+        note = {"note": results.note} if results.note else {}
+        yield {"id": row.id, **_place(row.image), "classes": answers, **note}
     for item in results.skipped:
         yield {"id": item.id, **_place(item.image), "error": item.reason}
+
+
+def _by(found: Found, *, cosine: float) -> dict[str, object]:
+    if found.compared:
+        return {"by": found.by, "cosine": round(cosine, 6)}
+    return {"by": found.by} if found.note else {}
+
+
+def _ranked(found: Found) -> str:
+    if found.compared:
+        return f"; the {found.compared:,} nearest ranked by {found.by}"
+    return f"; ranked by whole vectors, {found.note}" if found.note else ""
 
 
 def _place(image: ImageSource | None) -> dict[str, object]:
@@ -60,11 +79,14 @@ def _hits(found: Found) -> Table:
     table = Table(title=Text(str(found.query), style="bold"), title_justify="left", box=None, pad_edge=False)
     table.add_column("", justify="right", style="dim")
     table.add_column("score", justify="right")
+    if found.compared:
+        table.add_column("cosine", justify="right", style="dim")
     table.add_column("", no_wrap=True)
     table.add_column("picture", overflow="fold")
     best = max((hit.score for hit in found.hits), default=0.0)
     for hit in found.hits:
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", _meter(hit.score / best if best > 0 else 0.0), Text(hit.id))
+        scores = (f"{hit.score:.3f}", f"{hit.cosine:.3f}") if found.compared else (f"{hit.score:.3f}",)
+        table.add_row(str(hit.rank), *scores, _meter(hit.score / best if best > 0 else 0.0), Text(hit.id))
     return table
 
 

@@ -17,7 +17,7 @@ from unicl.use.classify import Classes
 from unicl.use.files import printable
 from unicl.use.query import Term
 from unicl.use.results import Results, json_lines, summary
-from unicl.use.search import Found
+from unicl.use.search import Found, Hit
 
 ENDINGS = (".html", ".htm", ".png", ".jsonl")
 SIDE = 360
@@ -145,12 +145,20 @@ def _of_search(found: Found) -> Sheet:
             name=_name(hit.id),
             image=hit.image,
             rank=hit.rank,
-            bars=(Bar("", f"{hit.score:.3f}", max(0.0, hit.score) / best if best > 0 else 0.0),),
+            bars=(Bar("", f"{hit.score:.3f}", max(0.0, hit.score) / best if best > 0 else 0.0), *_cosine(found, hit)),
         )
         for hit in found.hits
     )
     title = str(found.query)
     return Sheet(title=title, parts=_parts(found.query.terms), note=summary(found), tiles=tiles)
+
+
+def _cosine(found: Found, hit: Hit) -> tuple[Bar, ...]:
+    """The first step's score, if another one ranks the hits."""
+    if not found.compared:
+        return ()
+    best = max(each.cosine for each in found.hits)
+    return (Bar("cosine", f"{hit.cosine:.3f}", max(0.0, hit.cosine) / best if best > 0 else 0.0),)
 
 
 def _of_classes(classes: Classes) -> Sheet:

@@ -154,3 +154,24 @@ def test_the_card_stands_beside_the_weights_and_tells_how_to_read_them(nested, t
     card = (tmp_path / "openai" / "README.md").read_text()
     weights = next(Path(tmp_path / "openai").glob("*.pt")).name
     assert f'clip.load("FOLDER/{weights}")' in card
+
+
+@pytest.mark.parametrize("to", ["transformers", "open_clip", "openai", "cn_clip"])
+def test_a_model_of_parts_is_refused_by_formats_that_have_no_place_for_them(parted, tmp_path, to):
+    with pytest.raises(UserError, match="no place for parts of pictures and texts.* write safetensors"):
+        write({"instances": publish(parted)}, tmp_path / "out", to=to, rebuild=model_of)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_parts_goes_out_whole_as_a_folder_of_ours(parted, tmp_path):
+    write({"instances": publish(parted)}, tmp_path / "out", to="safetensors", rebuild=model_of)
+    again = unicl.load(tmp_path / "out")
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["a red square", "a blue square number 2"]
+    for encode, what in (("encode_images", pictures), ("encode_texts", texts)):
+        ours, theirs = (getattr(model, encode)(what) for model in (parted, again))
+        assert torch.equal(theirs.parts.values, ours.parts.values)
+        assert torch.equal(theirs.whole, ours.whole)
+    assert [t.similarity for t in again.settings.terms] == ["tokenwise"]
+    assert again.settings.zero_shot == parted.settings.zero_shot
+    assert again.scale("instances") == pytest.approx(parted.scale("instances"), rel=1e-6)

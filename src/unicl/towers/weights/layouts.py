@@ -21,6 +21,7 @@ from unicl.towers.weights import (
     transformers_dual,
     transformers_siglip,
     virtex,
+    wukong,
 )
 from unicl.towers.weights.checkpoint import Checkpoint
 from unicl.towers.weights.published import Layout, Published
@@ -37,6 +38,7 @@ PAIRS: Final[tuple[Layout, ...]] = (
     gloria,
     microsoft_unicl,
     virtex,
+    wukong,
     cn_clip,
     openai,
     open_clip,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unicl.errors import UserError
 from unicl.towers.lora import adapters
+from unicl.towers.parts import parts_in, without_parts
 from unicl.towers.weights import hub, layouts, open_clip, openai, package
 from unicl.towers.weights.checkpoint import Checkpoint, open_checkpoint
 from unicl.towers.weights.names import mismatch, shapes_differ
@@ -54,15 +55,20 @@ def load_text_weights(tower: nn.Module, *, source: str, name: str) -> None:
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load exactly these tensors; raises `UserError` naming the missing, the unexpected and the wrongly shaped."""
-    own, fresh = module.state_dict(), adapters(module)
-    missing, left = sorted(set(own) - set(state) - set(fresh)), sorted(set(state) - set(own))
+    """Load exactly these tensors; raises `UserError` naming the missing, the unexpected and the wrongly shaped.
+
+    Heads of parts that only one of them has do not count: a tower's own stay as they are.
+    """
+    own = module.state_dict()
+    state = without_parts(state) if not parts_in(own) else state
+    fresh = set(adapters(module)) | (set() if parts_in(state) else parts_in(own))
+    missing, left = sorted(set(own) - set(state) - fresh), sorted(set(state) - set(own))
     if missing or left:
         raise UserError(mismatch(source, missing=missing, left=left))
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise UserError(shapes_differ(source, key, theirs=value.shape, ours=own[key].shape))
-    module.load_state_dict({**fresh, **state}, strict=True)
+    module.load_state_dict({**own, **state}, strict=True)
 
 
 def fit_positions(state: Mapping[str, Tensor], tower: nn.Module) -> dict[str, Tensor]:

@@ -23,6 +23,13 @@ def _row(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(like.shape) if value.ndim == 1 and value.numel() == like.numel() else value
 
 
+def _flat(value: Tensor, like: Tensor) -> Tensor:
+    kept = value.shape[: like.ndim]
+    return value.reshape(kept) if value.ndim == _PICTURES and value.numel() == kept.numel() else value
+
+
+_PICTURES: Final = 4
+
 SAME: Final = Change(lambda value, _like: value, lambda value: value)
 TURNED: Final = Change(lambda value, _like: value.T if value.ndim == 2 else value, lambda value: value.T)
 """A matrix that they keep with inputs first."""
@@ -30,6 +37,8 @@ ROW: Final = Change(_row, lambda value: value.flatten())
 """Ours ``(1, 1, F)``, theirs ``(F,)``."""
 TABLE: Final = Change(lambda value, like: value[(None,) * (like.ndim - value.ndim)], lambda value: value.flatten(0, -2))
 """Ours ``(1, P, F)``, theirs ``(P, F)``."""
+POINT: Final = Change(_flat, lambda value: value[(...,) + (None,) * (_PICTURES - value.ndim)])
+"""Ours ``(D, F)`` or ``(D, F, 1)``, theirs the same matrix for every place of a picture, ``(D, F, 1, 1)``."""
 
 
 @dataclass(frozen=True, slots=True)

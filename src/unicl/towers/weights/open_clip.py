@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unicl.data.image import Frame, FrameMode
 from unicl.errors import UserError
 from unicl.towers.image import ImageSettings, ImageTower
+from unicl.towers.parts import without_parts
 from unicl.towers.weights import open_clip_texts, openai
 from unicl.towers.weights.checkpoint import Checkpoint
 from unicl.towers.weights.names import Rule, Rules, Unused, to_ours
@@ -122,7 +123,7 @@ def tower_state(state: Mapping[str, Tensor], tower: nn.Module, *, side: str, sou
     """
     own = tower.state_dict()
     buffers = {key: value for key, value in own.items() if key in ("mean", "std")}
-    wanted = {f"{side}.{key}": value for key, value in own.items() if key not in buffers}
+    wanted = {f"{side}.{key}": value for key, value in without_parts(own).items() if key not in buffers}
     scalars = "logit_scale|logit_bias"
     theirs = {k: v for k, v in state.items() if k.startswith("visual.") == (side == "image")}
     theirs = {k: v for k, v in theirs.items() if k not in scalars.split("|")}

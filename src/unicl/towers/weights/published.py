@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Published:
     * ``mean``, ``std``: of pixels from 0 to 1.
     * ``eos_id``, ``pad_id``, ``vocab_size``: what a text tower is built with.
     * ``tokenizer``: the one at hand; None means the one that ``text.tokenizer`` names.
+    * ``terms``, ``zero_shot``: how its embeddings are compared, in the words of a model's config.json; without terms,
+      whole vectors by cosine.
     * ``notes``: what was left out, remapped or resized, and why.
     """
 
@@ -50,6 +52,8 @@ class Published:
     pad_id: int = 0
     vocab_size: int = 0
     tokenizer: Tokenizer | None = None
+    terms: tuple[Mapping[str, Any], ...] = ()
+    zero_shot: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

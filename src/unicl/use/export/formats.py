@@ -115,6 +115,11 @@ def refusal(model: Published, *, to: Format) -> str | None:
     """Why a format cannot express a model, by each of its layouts; None if one of them can."""
     if to == "safetensors":
         return None
+    if any(tower is not None and tower.parts is not None for tower in (model.image, model.text)):
+        return (
+            "it has no place for parts of pictures and texts, which this model compares; write safetensors, which "
+            "keeps all of it"
+        )
     reasons = {writer.NAME: writer.refusal(model) for writer in WRITERS[to]}
     if any(reason is None for reason in reasons.values()):
         return None

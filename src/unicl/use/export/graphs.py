@@ -17,6 +17,7 @@ from unicl.towers.image import ImageTower
 from unicl.towers.last import clip_text_at
 from unicl.towers.lora import adapters, merge_adapters
 from unicl.towers.text import TextTower
+from unicl.towers.transformer import states_of
 from unicl.use.export.settings import JOINT, ExportSettings
 
 Masks = Literal["wide", "narrow", "none"]
@@ -82,12 +83,16 @@ class ImageGraph(nn.Module):
         self.backbone: Final = _own(tower.backbone, settings)
         self.pool: Final = _own(tower.pool, settings)
         self.dtype: Final = _dtype(settings)
+        self.side: Final = tower.settings.enlarged
         self.ends: Final = _Ends(_own(tower.head, settings), dims=dims, normalise=settings.normalise)
         self.register_buffer("shift", 255 * tower.mean.float().cpu())
         self.register_buffer("spread", 255 * tower.std.float().cpu())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        scaled = (pixels.to(torch.float32) - self.shift) / self.spread
+        pixels = pixels.to(torch.float32)
+        if self.side:
+            pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", align_corners=True)
+        scaled = (pixels - self.shift) / self.spread
         ends: tuple[Tensor, ...] = self.ends(self.pool(self.backbone(scaled.to(self.dtype))))
         return ends
 
@@ -104,6 +109,7 @@ class TextGraph(nn.Module):
         self.pool: Final = tower.pool
         self.eos_id: Final = tower.eos_id
         self.causal: Final = tower.causal
+        self.layers: Final = 1 if tower.settings.parts is None else tower.settings.parts.layers
         self.masks: Final[Masks] = "none" if tower.causal else masks
         self.backbone: Final = _own(tower.backbone, settings)
         self.dtype: Final = _dtype(settings)
@@ -114,10 +120,10 @@ class TextGraph(nn.Module):
         return ends
 
     def _features(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        if self.causal and (self.pool == "eos" or self.pool == "last"):
+        if self.layers == 1 and self.causal and (self.pool == "eos" or self.pool == "last"):
             places = places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
             return clip_text_at(self.backbone, tokens, places=places)
-        states = self.backbone(input_ids=tokens, attention_mask=self._seen(mask)).last_hidden_state
+        states = states_of(self.backbone, tokens, mask=self._seen(mask), layers=self.layers)
         return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
     def _seen(self, mask: Tensor) -> Tensor | None:

@@ -35,6 +35,7 @@ from unicl.use.export.runtime import (
 )
 from unicl.use.export.sample import Sample, draw
 from unicl.use.export.settings import NEEDS, ExportBlock, ExportSettings, Target
+from unicl.use.export.wholes import LEFT_OUT, check_wholes, has_parts, of_wholes
 
 Say = Callable[[str], None]
 BATCH: Final = 16
@@ -91,6 +92,7 @@ def export(
     settings.check(to)
     if settings.joint and model.text is None:
         raise UserError(f"a joint graph needs a text tower, and recipe {model.settings.recipe!r} has none")
+    check_wholes(model.settings, joint=settings.joint)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{str(out)!r} exists and is not an empty folder; choose another --out")
     sample = draw(model, sources, count=settings.pictures)
@@ -109,6 +111,8 @@ def export(
         raise UserError(f"cannot write the export to {str(out)!r}: {error.strerror or error}", code=1) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    for note in report.notes:
+        work.say(f"note: {note}")
     work.say(f"the export is in {out} ({sum(report.sizes.values()) / 1e6:,.0f} MB, {report.seconds:.0f} s)")
     return report
 
@@ -243,8 +247,9 @@ def _finished(work: _Work, files: Mapping[str, tuple[str, ...]]) -> dict[str, in
     if work.to == "openvino":
         files = {name: _converted(work, name, sources) for name, sources in files.items()}
     block = _block(work, files)
-    tokenizer, terms = work.model.tokenizer, work.model.objective.state_dict()
-    settings = _settings(work)
+    settings, tokenizer = _settings(work), work.model.tokenizer
+    names = {term.name for term in settings.terms}
+    terms = {k: v for k, v in work.model.objective.state_dict().items() if k.split(".")[1] in names}
     content = TypeAdapter(ModelSettings).dump_python(settings, mode="json")
     content["views"] = settings.views
     content["export"] = TypeAdapter(ExportBlock).dump_python(block, mode="json")
@@ -290,7 +295,7 @@ def _settings(work: _Work) -> ModelSettings:
     if text is not None and settings.text is not None:
         context = settings.text.context if work.model.tokenizer is None else work.model.tokenizer.context
         settings = replace(settings, text=replace(settings.text, pool=text.pool, context=context))
-    return narrowed(settings, dims=dims_of(work.model, work.settings)["embedding"])
+    return narrowed(of_wholes(settings), dims=dims_of(work.model, work.settings)["embedding"])
 
 
 def _compared(work: _Work, *, final: bool) -> tuple[tuple[Row, ...], Retrieval | None]:
@@ -311,7 +316,7 @@ def _compared(work: _Work, *, final: bool) -> tuple[tuple[Row, ...], Retrieval |
 
 def _remarks(work: _Work, rows: Sequence[Row]) -> tuple[str, ...]:
     """What a reader of the report should know."""
-    notes = []
+    notes = [LEFT_OUT] if has_parts(work.model.settings) else []
     if not work.sample.real:
         notes.append("compared on made-up pictures and texts: give the export your own, which its use is like (--data)")
     if work.settings.dtype == "int8":

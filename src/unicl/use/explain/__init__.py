@@ -1,0 +1,1 @@
+"""Pictures of what matched: which places of a picture speak for which words of a text."""

@@ -1,0 +1,34 @@
+import math
+
+from unicl.similarity.scale import Scale, ScaleSettings
+
+
+def test_the_scale_starts_where_it_is_told_and_is_learned_as_a_logarithm():
+    scale = Scale(ScaleSettings(init=20.0))
+    assert math.isclose(scale().item(), 20.0, rel_tol=1e-6)
+    scale().backward()
+    assert math.isclose(scale.log_scale.grad.item(), 20.0, rel_tol=1e-6)
+
+
+def test_the_clamp_moves_the_parameter_and_keeps_its_gradient_alive():
+    scale = Scale(ScaleSettings(init=500.0, max=100.0))
+    scale.clamp()
+    assert math.isclose(scale.log_scale.item(), math.log(100), rel_tol=1e-6)
+    scale().backward()
+    assert scale.log_scale.grad.item() > 0
+
+
+def test_a_scale_without_a_limit_is_left_alone():
+    scale = Scale(ScaleSettings(init=500.0, max=None))
+    scale.clamp()
+    assert math.isclose(scale().item(), 500.0, rel_tol=1e-5)
+
+
+def test_a_bias_is_learned_beside_the_scale():
+    scale = Scale(ScaleSettings(init=10.0, bias=-10.0, max=None))
+    assert scale.bias.item() == -10
+    assert scale.bias.requires_grad
+
+
+def test_a_fixed_scale_does_not_learn():
+    assert not Scale(ScaleSettings(learned=False)).log_scale.requires_grad
