@@ -104,7 +104,7 @@ def test_a_model_knows_what_it_was_trained_for(name, runs):
     assert config["views"] == {"instances": None, "classes": 16 if name == "itl" else None}
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_of_unequal_size_equal_one_in_loss_and_every_gradient(ranks, data, tmp_path):
     run_forks(step_work, data, str(tmp_path), free_port(), ranks, processes=ranks)
     every = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]

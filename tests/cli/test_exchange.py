@@ -62,6 +62,7 @@ def test_an_image_tower_alone_starts_a_run_at_another_size(data, tmp_path):
     assert model.image.backbone.pos_embed.shape[1] == 17
 
 
+@pytest.mark.slow
 def test_an_export_is_compared_and_searched_like_a_model(data, adapted, tmp_path, capsys):
     assert code("export", adapted, "--int8", "--out", tmp_path / "exported", "--pictures", 6) == 0
     assert "cosine at least" in capsys.readouterr().err

@@ -167,7 +167,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize(
-    "choice", ["strong", "mixed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "rank"))]
+    "choice", ["mixed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("strong", "plain", "rank"))]
 )
 def test_a_loader_process_threads_and_the_plain_function_give_one_sequence(data, mixed, choice):
     sources, options = [*data, mixed], CHOICES[choice]

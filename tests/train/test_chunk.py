@@ -30,7 +30,7 @@ def needed(model, batch, chunk):
     return peak_bytes(lambda: step(model, batch), device=CPU) + moments
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_chunk_fits_and_the_next_larger_ones_would_not(checkpointing, data):
     model, batch = made("clip", data, batch=80, image={"checkpointing": checkpointing, "name": "vit_tiny_patch16_224"})
     model.float()

@@ -69,7 +69,7 @@ def test_a_trainer_killed_at_random_moments_ends_as_if_it_had_never_been(data, s
     assert_equal(tmp_path / "run", straight(1), tmp_path)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_death_of_one_of_two_ends_both_and_the_run_goes_on_bit_for_bit(lost, data, straight, tmp_path):
     run = Run(data, tmp_path / "run", ranks=2, log=tmp_path / "log")
     kill_somewhere(run, random.Random(lost), rank=lost)

@@ -184,6 +184,7 @@ def test_the_death_of_the_trainer_ends_it():
     assert run.stderr == ""
 
 
+@pytest.mark.slow
 @linux
 def test_a_run_whose_loader_is_killed_resumes_to_the_weights_of_one_that_never_stopped(tmp_path):
     data = write_photos(tmp_path)

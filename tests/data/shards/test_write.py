@@ -358,6 +358,7 @@ def limit_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_whole_shards_and_a_message(tmp_path):
     (tmp_path / "photos").mkdir()
     for k in range(9):

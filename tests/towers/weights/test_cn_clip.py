@@ -60,7 +60,7 @@ def number(module):
     return sum(value.numel() for value in module.parameters())
 
 
-@pytest.mark.parametrize("sizes", [VIT, RESNET], ids=["vit", "resnet"])
+@pytest.mark.parametrize("sizes", [VIT, pytest.param(RESNET, marks=pytest.mark.slow)], ids=["vit", "resnet"])
 def test_features_are_equal_on_the_way_in_and_out(tmp_path, sizes):
     original = official(sizes)
     expected = official_features(original, pictures())

@@ -157,6 +157,7 @@ def test_another_image_tower_than_a_resnet_is_refused(original, tmp_path):
         gloria.read(open_checkpoint(tmp_path / "dense.ckpt"))
 
 
+@pytest.mark.slow
 def test_one_renamed_missing_or_reshaped_entry_is_named(original, tmp_path):
     spared = r".*pooler\.dense\.\w+"
     tried, wrong = wrong_by_one(opened(tmp_path, original), gloria.read, spared=spared)

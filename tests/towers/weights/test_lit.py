@@ -216,7 +216,7 @@ def test_a_file_without_its_tokenizer_says_what_to_give(tmp_path):
         lit.read(open_checkpoint(file))
 
 
-@pytest.mark.parametrize("kind", ["siglip", "bert"])
+@pytest.mark.parametrize("kind", [pytest.param("siglip", marks=pytest.mark.slow), "bert"])
 def test_one_renamed_missing_or_reshaped_entry_is_named(kind, pieces, tmp_path):
     image = image_arrays(image_model("map" if kind == "siglip" else "token"), root="img/")
     if kind == "bert":

@@ -151,6 +151,7 @@ def test_one_wrong_entry_is_named() -> None:
     assert_each_damage_is_named(build(VISION | {"layers": 1}, TEXT | {"layers": 1}).state_dict())
 
 
+@pytest.mark.slow
 def test_one_wrong_entry_of_a_timm_tower_is_named() -> None:
     state = build(TRUNK, TEXT, custom=True).state_dict()
     keys = [

@@ -102,6 +102,7 @@ def test_published_models_have_their_numbers_of_parameters(name: str, model: str
     assert sum(value.numel() for key, value in found.state.items() if not key.endswith(buffers)) == count
 
 
+@pytest.mark.slow
 def test_one_wrong_entry_is_named() -> None:
     state = build(VISION | {"layers": 1}, TEXT | {"layers": 1}, quick_gelu=True).state_dict()
     assert_each_damage_is_named(_with_sizes(state), keys=tuple(state))

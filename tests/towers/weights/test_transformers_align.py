@@ -136,6 +136,7 @@ def test_the_published_size_has_its_exact_count(tmp_path):
     assert (found.width, found.image.name) == (640, "tf_efficientnet_b7")
 
 
+@pytest.mark.slow
 def test_one_wrong_entry_is_an_error_that_names_it(tmp_path):
     save_align(tmp_path)
     rest = r"text_model\.(?!embeddings\.word).*|vision_model\.encoder\.blocks\.([2-9]|1\d).*"

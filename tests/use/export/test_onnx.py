@@ -16,6 +16,7 @@ def session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.slow
 def test_weights_that_are_too_large_for_the_file_lie_beside_it(model, tmp_path):
     graph = image_graph(model, ExportSettings())
     files = write_onnx(graph, tmp_path / "image.onnx", opset=18, notes={"view": "both"}, largest=1000)

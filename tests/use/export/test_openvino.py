@@ -9,6 +9,7 @@ from unicl.errors import UserError
 from unicl.use.export.openvino import write_openvino
 
 
+@pytest.mark.slow
 def test_half_the_bytes_hold_the_same_graph(float_export, model, tmp_path):
     sizes = []
     for half in (False, True):

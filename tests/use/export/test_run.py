@@ -39,6 +39,7 @@ def test_int8_says_what_it_started_from_and_what_it_became(int8_export):
     assert not (int8_export / "fp32").exists()
 
 
+@pytest.mark.slow
 def test_out_of_bounds_fails_with_the_report_and_leaves_nothing(model, tmp_path):
     strict = replace(BOUNDS["fp32"], cosine=1.1)
     with pytest.raises(UserError, match="(?s)Parity of this export.*out of bounds, and nothing was written") as caught:
@@ -47,7 +48,8 @@ def test_out_of_bounds_fails_with_the_report_and_leaves_nothing(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_a_program_of_torch_loads_back(model, tmp_path, photos, dtype):
     said = []
     settings = replace(FEW, dtype=dtype, joint=True)

@@ -46,6 +46,7 @@ def test_one_function_loads_models_and_exports(float_export, loaded):
     assert torch.equal(found.embed_text(["a"]), loaded.embed_text(["a"]))
 
 
+@pytest.mark.slow
 def test_vectors_of_two_exports_are_told_apart(model, loaded, float_export, int8_export):
     marks = {fingerprint(model), fingerprint(loaded), fingerprint(load_export(int8_export))}
     assert len(marks) == 3

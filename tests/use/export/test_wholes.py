@@ -42,7 +42,7 @@ def gloria():
     return TwoTowers(SETTINGS, tokenizer=tokenizer).eval()
 
 
-@pytest.mark.parametrize("to", ["torch", "onnx"])
+@pytest.mark.parametrize("to", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_whole_vectors_of_a_model_with_parts_go_out_with_a_note(gloria, tmp_path, to):
     said = []
     report = export(gloria, tmp_path / "out", to=to, settings=ExportSettings(pictures=4), say=said.append)
