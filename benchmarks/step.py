@@ -146,12 +146,8 @@ def our_step(model: TwoTowers, batch: Batch) -> Step:
 
 
 def their_step(model: Any, images: Tensor, tokens: Tensor) -> Step:
-    """A step as ``open_clip_train.train`` takes it in float32, with the parameter groups of its main file."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
-    rest = [p for _, p in named if all(p is not other for other in plain)]
-    groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": OPTIM.weight_decay}]
-    optimiser = torch.optim.AdamW(groups, lr=OPTIM.lr, betas=(OPTIM.beta1, OPTIM.beta2), eps=OPTIM.eps)
+    """A step as ``open_clip_train.train`` takes it in float32."""
+    optimiser = their_optimiser(model)
     loss = open_clip.ClipLoss()
 
     def step() -> float:
@@ -164,6 +160,15 @@ def their_step(model: Any, images: Tensor, tokens: Tensor) -> Step:
         return float(total.detach())
 
     return step
+
+
+def their_optimiser(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW over what learns, with the parameter groups of ``open_clip_train``'s main file."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
+    rest = [p for _, p in named if all(p is not other for other in plain)]
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": OPTIM.weight_decay}]
+    return torch.optim.AdamW(groups, lr=OPTIM.lr, betas=(OPTIM.beta1, OPTIM.beta2), eps=OPTIM.eps)
 
 
 @dataclass(slots=True, kw_only=True)

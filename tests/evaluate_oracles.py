@@ -155,3 +155,29 @@ def late_interaction(image_parts, text_parts):
 def real_parts(parts, row):
     """The parts of one row that are real."""
     return parts.values[row][parts.mask[row]].double().tolist()
+
+
+def mean_ranks(values):
+    """The rank of each value from 1, equal ones at the mean of their places."""
+    return [sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2 for value in values]
+
+
+def rank_correlation(left, right):
+    """Spearman's: Pearson's of the mean ranks; 0 where one side is all equal."""
+    a, b = mean_ranks(left), mean_ranks(right)
+    middle_a, middle_b = sum(a) / len(a), sum(b) / len(b)
+    shared = sum((x - middle_a) * (y - middle_b) for x, y in zip(a, b, strict=True))
+    spread = sum((x - middle_a) ** 2 for x in a) * sum((y - middle_b) ** 2 for y in b)
+    return shared / math.sqrt(spread) if spread else 0.0
+
+
+def rank_in_gallery(query, gallery, right, left_out):
+    """`pessimistic_rank` by exact cosines, in a gallery that lacks one place."""
+    kept = [k for k in range(len(gallery)) if k != left_out]
+    scores = [exact_cosine(query, gallery[k]) for k in kept]
+    return pessimistic_rank(scores, {kept.index(k) for k in right if k != left_out})
+
+
+def unit(vector):
+    length = math.sqrt(sum(float(v) ** 2 for v in vector))
+    return [float(v) / length for v in vector]

@@ -18,7 +18,9 @@ def forks():
     context = get_context("forkserver")
     context.set_forkserver_preload(["forks"])
     # The process that all are forked from finds this module by its environment only.
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    here = str(Path(__file__).parent)
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", here)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *given])
     return context
 
 

@@ -14,6 +14,8 @@ from forks import forks
 from rank_work import free_port
 from tiny import tiny
 from unicl.cli import main
+from unicl.train.learning import Learning
+from unicl.train.stages import Plateau, Stage
 
 STEPS = 12
 LIMIT = 120
@@ -24,6 +26,15 @@ def recipe():
     """A recipe with dropout, batches of all kinds and a moving average, saved every other step."""
     made = tiny("itl", steps=STEPS, save_every=2, average=0.9)
     return replace(made, text=replace(made.text, dropout=0.2), image=replace(made.image, drop_path=0.1))
+
+
+def staged():
+    """A recipe whose first stage ends on a plateau at step 4, with a metric that is 1 from the start."""
+    made = replace(recipe(), fit=replace(recipe().fit, eval_every=2, steps=4))
+    first = Stage(
+        name="texts", image=Learning(part="none"), plateau=Plateau(metric="zeroshot/top5", patience=1), steps=8
+    )
+    return replace(made, stages=(first, Stage(name="both", optimiser="kept")))
 
 
 def run(arguments, log, environment):
@@ -39,10 +50,10 @@ def run(arguments, log, environment):
 class Run:
     """One run of ``unicl train``, by one process or by several that find each other as torchrun's do."""
 
-    def __init__(self, data, out, *, ranks=1, log, more=(), environment=None):
+    def __init__(self, data, out, *, ranks=1, log, more=(), environment=None, recipe="recipe"):
         begun = (out / "config.yaml").exists()
         sources = [part for path in data for part in ("--data", path)]
-        given = ["--resume"] if begun else [*sources, "--recipe", f"{__file__}:recipe", *more]
+        given = ["--resume"] if begun else [*sources, "--recipe", f"{__file__}:{recipe}", *more]
         context = forks()
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(ranks)}
         self.out, self.log, self.before = out, log, inode(out / "metrics.jsonl")

@@ -24,6 +24,7 @@ ORDER = (
     "published",
     "lookup",
     "dials",
+    "before",
     "run",
     "exports",
     "demo",

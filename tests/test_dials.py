@@ -47,3 +47,18 @@ def test_a_recipe_that_is_there_takes_dials_too():
     turned_again = turned(recipe, Dials(steps=9, chunk=8), more=("fit.keep=1",))
     assert (turned_again.fit.steps, turned_again.compute.chunk, turned_again.fit.keep) == (9, 8, 1)
     assert turned(recipe, Dials(), more=()) == recipe
+
+
+def test_the_text_tower_is_an_argument_of_recipes_that_make_more_of_it():
+    assert assigned("clip", Dials(text="bert"), more=()).text.name == "bert"
+    siglip = assigned("lit", Dials(text="siglip", setting="Uu"), more=()).text
+    assert (siglip.name, siglip.end, siglip.pool, siglip.head) == ("siglip", "filled", "last", "affine")
+    with pytest.raises(UserError, match="this recipe knows bert"):
+        assigned("lit", Dials(text="clip"), more=())
+
+
+def test_what_a_recipe_takes_from_other_processes_and_from_a_teacher_has_flags():
+    made = assigned("chinese_clip", Dials(gather="none", teacher="runs/large", batch=64), more=())
+    assert (made.terms[0].gather, made.terms[1].teacher, made.data.batch) == ("none", "runs/large", 64)
+    with pytest.raises(UserError, match="has no field 'gather'"):
+        assigned("clip", Dials(gather="none"), more=())

@@ -11,8 +11,8 @@ from unicl.errors import UserError
 from unicl.lookup import find as find_recipe
 from unicl.lookup import names
 from unicl.model import ModelSettings, TwoTowers
-from unicl.objective.terms import ContrastSettings
-from unicl.published import adopt, fill_model, find, is_own, load, model_of, publish, read_published
+from unicl.objective.terms import ContrastSettings, DistillSettings
+from unicl.published import adopt, fill_model, find, is_own, load, model_of, publish, read_published, teach
 from unicl.recipes import clip, cross_entropy, filip, itl, siglip, supcon
 from unicl.run import build_model
 from unicl.similarity.scale import ScaleSettings
@@ -162,3 +162,21 @@ def test_a_recipe_of_parts_starts_from_a_pair_without_any_and_the_other_way_roun
     again = build_model(back, (), tokenizer=TOKENIZER).eval()
     fill_model(again, publish(model))
     same(pair, again)
+
+
+def test_a_teacher_looks_at_pictures_at_its_own_size_and_is_no_part_of_the_model(tmp_path):
+    def tower(side, *terms):
+        image = ImageSettings(name="test_vit", size=side)
+        return TwoTowers(ModelSettings(image=image, text=None, width=8, terms=terms), tokenizer=None).eval()
+
+    teacher, student = tower(32), tower(48, DistillSettings(teacher=str(tmp_path)))
+    teacher.save(tmp_path)
+    before = set(student.state_dict())
+    teach(student)
+    # Plain pictures are the same at any size.
+    pixels = torch.tensor([90, 200], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 48, 48)
+    expected = teacher.embed_image(pixels[..., :32, :32].contiguous())
+    assert torch.allclose(student.teacher(pixels), expected, atol=1e-5)
+    assert set(student.state_dict()) == before
+    with pytest.raises(UserError, match="--cache off"):
+        student.teacher(torch.zeros(2, 8))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from unicl.data.image import Frame
 from unicl.lookup import find
 from unicl.towers.text import TextSettings
 
@@ -35,10 +36,11 @@ def tiny(name, *, steps=6, batch=12, tower="test_vit", **fit):
         image = replace(image, parts=replace(image.parts, stage=None, reduced=min(image.parts.reduced, 3)))
     if text is not None:
         parts = None if text.parts is None else replace(text.parts, layers=1)
-        text = TextSettings(
-            name=text.name, layers=1, dim=32, heads=2, vocab=400, pool=text.pool, head=text.head, parts=parts
-        )
-    width = 32
+        small = {"layers": 1, "dim": 32, "heads": 2, "vocab": 400, "context": 24}
+        text = TextSettings(**small, name=text.name, pool=text.pool, head=text.head, end=text.end, parts=parts)
+    image, width = replace(image, frame=Frame()), None if recipe.width is None else 32
+    if image.pool == "stage":  # of an EfficientNet
+        image, width = replace(image, pool="default", head="linear"), 32
     terms = tuple(replace(t, dims=16) if getattr(t, "dims", None) else t for t in recipe.terms)
     # Which parts are left out depends on the rows of a process, by design.
     terms = tuple(replace(t, part_share=1.0) if hasattr(t, "part_share") else t for t in terms)
@@ -49,6 +51,8 @@ def tiny(name, *, steps=6, batch=12, tower="test_vit", **fit):
         width=width,
         terms=terms,
         data=replace(recipe.data, batch=batch, workers=1),
-        optim=replace(recipe.optim, lr=2e-3),
+        # LAMB moves by shares of a weight, and a text must come far to meet pictures that stay where they are.
+        optim=replace(recipe.optim, lr=1e-2 if recipe.width is None else 2e-3),
         fit=replace(recipe.fit, steps=steps, **fit),
+        stages=tuple(replace(stage, steps=steps // len(recipe.stages)) for stage in recipe.stages),
     )

@@ -16,14 +16,21 @@ class Dials:
     Parameters
     ----------
     steps
-        Length of the run in steps; wins over epochs.
+        Length of the run in steps, or of each stage without a length of its own; wins over epochs.
     batch
         Batch size over all processes.
     towers
         The paper's towers and how they were trained, in place of a laptop's: filip b32 or l14; wukong b32, l14 or
-        swin_l; gloria resnet50.
+        swin_l; gloria resnet50; lit b32, b16 or l16; align b7, l2 or coyo; chinese_clip rn50, b16, l14, l14_336 or
+        h14; bert_clip b32; convirt resnet50.
     match
         wukong: what is compared, words with reduced patches, all tokens, or the global vectors.
+    setting
+        lit: a letter for images and one for texts: L locked, U trained before, u from random weights; Lu if not given.
+    gather
+        chinese_clip, bert_clip: what is taken from other processes: rows and gradients (exact), rows (detached), none.
+    teacher
+        chinese_clip: a model whose image vectors are learned from as well.
     class_share
         itl: the weight of class texts against captions, 0 to 1.
     class_dims
@@ -37,7 +44,7 @@ class Dials:
     image_lora, text_lora
         Train adapters of this rank (LoRA) in place of the tower: 8 or 16 are common.
     text
-        clip, bert, or a transformers folder or hub name.
+        clip, bert, or a transformers folder or hub name; for lit, bert, siglip, t5 or mt5.
     tokenizer
         train (on your texts), clip, chinese, or a folder.
     prompts
@@ -61,6 +68,9 @@ class Dials:
         On several processes: each gathers the smaller column of all (gather), or blocks of it travel (ring).
     keep_mb
         Megabytes for scores that are kept instead of being computed again in the backward pass.
+    cache
+        A locked image tower that sees pictures without augmentation sees each once, and what it says is kept in this
+        folder, for other runs too: auto (OUT/features, where that pays), off, or a folder.
     compile
         Put the towers through torch.compile; pays on GPUs in long runs.
     """
@@ -72,6 +82,9 @@ class Dials:
     width: int | None = None
     towers: str | None = None
     match: Literal["reduced", "tokens", "global"] | None = None
+    setting: str | None = None
+    gather: Literal["exact", "detached", "none"] | None = None
+    teacher: str | None = None
     class_share: float | None = None
     class_dims: int | None = None
     image: str | None = None
@@ -96,16 +109,21 @@ class Dials:
     parallel: Literal["ddp", "fsdp"] | None = None
     exchange: Literal["gather", "ring"] | None = None
     keep_mb: int | None = None
+    cache: str | None = None
     compile: bool | None = None
 
 
-ARGUMENTS = ("width", "batch", "towers", "match", "class_share", "class_dims")
-"""The flags that are arguments of a recipe; those of every recipe, width and batch, are fields where they are none."""
+ARGUMENTS = (
+    *("width", "batch", "text", "towers", "match", "setting", "gather", "teacher"),
+    *("class_share", "class_dims"),
+)
+"""The flags that are arguments of a recipe; those of every recipe, `FIRST`, are fields where they are none."""
+FIRST = ("width", "batch", "text")
 _FIELDS = (
     *((name, f"fit.{name}") for name in ("steps", "epochs", "precision", "seed", "eval_every", "save_every")),
     *((name, f"fit.{name}") for name in ("metric", "patience", "track")),
     *((name, f"data.{name}") for name in ("batch", "prompts", "workers")),
-    *((name, f"compute.{name}") for name in ("chunk", "parallel", "exchange", "keep_mb", "compile")),
+    *((name, f"compute.{name}") for name in ("chunk", "parallel", "exchange", "keep_mb", "cache", "compile")),
     ("lr", "optim.lr"),
     ("image", "image.name"),
     ("image_weights", "image.weights"),
@@ -129,11 +147,21 @@ def assigned(name: str, dials: Dials, *, more: Sequence[str]) -> Any:
 
     takes = signature(lookup.find(name)).parameters
     given = {dial: value for dial in ARGUMENTS if (value := getattr(dials, dial)) is not None}
-    # Width and batch are fields of every recipe, and arguments of those whose other fields follow from them.
-    width, _ = (None if dial in takes else given.pop(dial, None) for dial in ("width", "batch"))
+    # These are fields of every recipe, and arguments of those whose other fields follow from them.
+    width, *_ = (None if dial in takes else given.pop(dial, None) for dial in FIRST)
     recipe = lookup.recipe(name, arguments=given)
     recipe = recipe if width is None else replace(recipe, width=width)
-    return turned(recipe, dials, more=more)
+    return turned(recipe, beside(name, dials), more=more)
+
+
+def beside(name: str, dials: Dials) -> Dials:
+    """The dials but for the text tower's, if that is an argument of the recipe."""
+    from dataclasses import replace
+    from inspect import signature
+
+    from unicl import lookup
+
+    return replace(dials, text=None) if "text" in signature(lookup.find(name)).parameters else dials
 
 
 def turned(recipe: Any, dials: Dials, *, more: Sequence[str]) -> Any:

@@ -13,8 +13,7 @@ from unicl.recipes import Recipe
 
 def names() -> tuple[str, ...]:
     """The recipes of this library."""
-    found = vars(recipes).items()
-    return tuple(n for n, f in found if inspect.isfunction(f) and f.__module__ == recipes.__name__ and n[0] != "_")
+    return tuple(name for name in recipes.__all__ if inspect.isfunction(getattr(recipes, name)))
 
 
 def find(name: str) -> Callable[..., Recipe]:

@@ -1,7 +1,7 @@
 """Two towers and the terms that trained them: embed, compare, classify, save and load as one folder."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +97,7 @@ class TwoTowers(nn.Module):
         self.text = _text_tower(settings, tokenizer) if text is None else text
         features = self.image.feature_width
         self.objective = Objective(settings.terms, features=features, classes=settings.classes)
+        self.teacher: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +113,12 @@ class TwoTowers(nn.Module):
             texts=self._texts(batch),
             text_keys=batch.text_keys,
             text_counts=batch.text_counts,
+            taught=self.taught(batch),
         )
+
+    def taught(self, batch: Batch) -> Tensor | None:
+        """``(I, G)``: what the teacher says of a batch's images; None without one."""
+        return None if self.teacher is None else self.teacher(batch.images)
 
     def encode_images(
         self, images: Images, *, batch: int = 64, parts: bool = True, progress: bool = False
@@ -124,7 +130,7 @@ class TwoTowers(nn.Module):
         """
         found = []
         starts = range(0, len(images), batch)
-        with _quiet(self):
+        with quiet(self):
             for start in track(starts, description="embedding images", disable=not progress, transient=True):
                 pixels = _pixels(images[start : start + batch], settings=self.settings.image)
                 found.append(_on_cpu(self.image(pixels.to(self.device)), parts=parts))
@@ -136,7 +142,7 @@ class TwoTowers(nn.Module):
         if self.text is None or self.tokenizer is None or self.settings.text is None:
             raise UserError(f"this model was trained with {self.settings.recipe!r}, which has no text tower")
         found = []
-        with _quiet(self):
+        with quiet(self):
             for start in range(0, len(texts), batch):
                 tokens, mask = self.tokenizer(list(texts[start : start + batch]))
                 found.append(_on_cpu(self.text(tokens.to(self.device), mask.to(self.device)), parts=parts))
@@ -340,7 +346,7 @@ def _decoded(image: ImageSource | Image.Image | str) -> Tensor:
 
 
 @contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
+def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, and back to what it was, so that training may look in between."""
     halved = next((p for p in model.parameters() if p.dtype == torch.bfloat16), None)
     kind = "cpu" if halved is None else halved.device.type

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers, View, ZeroShotSettings, load_model
-from unicl.objective.terms import ContrastSettings, TermSettings
+from unicl.objective.terms import ContrastSettings, DistillSettings, TermSettings
 from unicl.recipes import Recipe
 from unicl.similarity.scale import Scale, ScaleSettings
 from unicl.towers.image import ImageSettings, ImageTower
@@ -113,6 +113,36 @@ def model_of(published: Published) -> TwoTowers:
     model = TwoTowers(settings, tokenizer=tokenizer)
     fill_model(model, published)
     return model.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Teacher:
+    """Unit vectors ``(I, G)`` of pixels ``(I, 3, H, W)``, a block at a time."""
+
+    model: TwoTowers
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.ndim == 2:
+            raise UserError("a teacher looks at pictures, but kept features have none; add --cache off")
+        tower = self.model.to(images.device).image
+        side = (tower.settings.size, tower.settings.size)
+        seen = [_at_side(block, side) for block in torch.split(images, 64)]
+        return torch.cat([tower(block).whole for block in seen])
+
+
+def teach(model: TwoTowers) -> None:
+    """Give a model in training the teacher that its terms name, if they do; raises `UserError` if it cannot be read."""
+    for term in model.settings.terms:
+        if isinstance(term, DistillSettings):
+            model.teacher = _Teacher(load(term.teacher).eval())
+
+
+def _at_side(images: Tensor, side: tuple[int, int]) -> Tensor:
+    if not len(images) or images.shape[-2:] == side:
+        return images
+    changed = nn.functional.interpolate(images.float(), size=side, mode="bicubic", antialias=True)
+    return changed.round().clamp(0, 255)
 
 
 @torch.no_grad()
@@ -299,7 +329,7 @@ def _scales(model: TwoTowers, view: View) -> dict[str, Tensor]:
     scale = scales.get(view) or next(iter(scales.values()), None)
     found = {"log_scale": torch.tensor(math.log(model.scale(view)))}
     if scale is not None:
-        found = {"log_scale": scale.log_scale.detach().cpu()}
+        found = {"log_scale": scale.logarithm().cpu()}
         if scale.bias is not None:
             found["bias"] = scale.bias.detach().cpu()
     return found

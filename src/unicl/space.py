@@ -11,6 +11,7 @@ U      distinct texts of a batch, each encoded once
 E      entries of a sparse incidence of rows and keys
 D      embedding width
 F      feature width of a tower, before its head
+G      embedding width of a teacher
 P      parts of an image (patches, places of a map), or of either side
 Q      parts of a text (tokens, words), beside those of an image
 L      tokens of a text, padding included
@@ -254,7 +255,8 @@ class Columns:
     """What the towers make of a batch, and all that an objective sees.
 
     ``images`` has I rows and ``texts`` T rows (each distinct text already repeated where it is needed);
-    ``views`` is the second view of the same images. Rows of other ranks may be among them.
+    ``views`` is the second view of the same images, ``taught (I, G)`` what a teacher says of them, if there is one.
+    Rows of other ranks may be among them.
     """
 
     images: Embedding
@@ -263,3 +265,4 @@ class Columns:
     text_keys: Keys
     text_counts: Tensor
     views: Embedding | None = None
+    taught: Tensor | None = None

@@ -1,5 +1,8 @@
 """check, train, evaluate and shard as a user types them."""
 
+from pathlib import Path
+
+from chinese_files import write_lmdb, write_pair
 from cli_cases import SMALL, code
 
 
@@ -44,3 +47,47 @@ def test_a_run_goes_on_with_nothing_but_its_folder(data, tmp_path):
     out = tmp_path / "run"
     assert code("train", "--recipe", "clip", "--data", data[1], "--out", out, *SMALL) == 0
     assert code("train", "--resume", "--out", out) == 0
+
+
+def test_alike_texts_rated_pairs_composed_queries_and_languages_are_measured(data, run, tmp_path, capsys):
+    (tmp_path / "sts.csv").write_text("text1,text2,agg_score\na red square,a blue square,1\nred,blue,2\nred,red,5\n")
+    (tmp_path / "q.csv").write_text("image,text,sign,target\nphotos/red/0.png,blue,+,photos/blue/0.png\n")
+    rows = (Path(data[1]).read_text()).splitlines()
+    table = Path(data[1]).with_name("languages.csv")
+    table.write_text(
+        "\n".join([rows[0] + ",language", *(f"{row},{'en' if k % 2 else 'de'}" for k, row in enumerate(rows[1:]))])
+    )
+    tasks = [word for name in ("similarity", "composed", "languages", "i2t") for word in ("--task", name)]
+    given = ("--rated", tmp_path / "sts.csv", "--queries", tmp_path / "q.csv", "--language", "language")
+    assert code("evaluate", run, "--data", table, *tasks, *given, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    for words in ("Spearman over draws", "composed, recall@1", "de: mean recall", "Image to text"):
+        assert words in shown
+    assert code("evaluate", run, "--data", table, "--language", "lang", "--out", tmp_path / "out") == 2
+    assert "it has 'file', 'title', 'language'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_predictions_are_written_and_scored(run, tmp_path, capsys):
+    tsv, out = write_pair(tmp_path, "muge_valid", images=".tsv"), tmp_path / "out"
+    assert code("evaluate", run, "--data", tsv, "--task", "retrieval", "--predictions", "--out", out) == 0
+    assert "The 10 best answers" in capsys.readouterr().out
+    assert code("evaluate", out / "muge_valid_predictions.jsonl", "--data", tsv, "--out", tmp_path / "scored") == 0
+    assert "text to image, mean recall" in capsys.readouterr().out
+    assert (tmp_path / "scored" / "evaluation.json").is_file()
+    assert code("evaluate", out / "nowhere.jsonl", "--data", tsv) == 2
+
+
+def test_chinese_data_are_checked_and_broken_base64_is_listed(tmp_path, capsys):
+    tsv = write_pair(tmp_path, "muge_train", images=".tsv")
+    with tsv.open("a", encoding="utf-8") as file:
+        file.write("999\tbm90IGFuIGltYWdlIGF0IGFsbCwgb25seSBzb21lIHdvcmRz\n")
+    assert code("check", tsv) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "image = muge_train.tsv, text = muge_train_texts.jsonl" in shown
+    assert "1 image cannot be read (1 x not an image)" in shown
+    assert "(chinese)" in shown
+    split = write_lmdb(tmp_path / "lmdb")
+    assert code("shard", split, "--out", tmp_path / "shards", "--workers", 1) == 0
+    (split / "pairs").rename(tmp_path / "pairs")
+    assert code("check", split) == 2
+    assert "no pairs/, the index that says which text belongs to which image" in capsys.readouterr().err

@@ -4,8 +4,8 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unicl.data.keys import class_key, normalise, sample_key, text_key
-from unicl.space import NO_KEY
+from unicl.data.keys import class_key, image_key, normalise, sample_key, stamp, text_key
+from unicl.space import NO_KEY, RemoteTar, Slice, Streamed
 
 any_text = st.text(max_size=20)
 
@@ -65,3 +65,24 @@ def test_normalising_twice_gives_the_same_key(text):
 
 def test_a_broken_character_still_has_a_key():
     assert text_key("\ud800") != text_key("\udfff")
+
+
+def test_an_image_that_changed_has_another_stamp_and_key(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    first = stamp(path), image_key(path)
+    assert (stamp(path), image_key(path)) == first
+    path.write_bytes(b"other")
+    assert stamp(path) != first[0]
+    assert image_key(path) != first[1]
+    assert stamp(tmp_path / "gone.png") == ""
+
+
+def test_images_of_other_places_have_other_keys(tmp_path, monkeypatch):
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(b"0123456789")
+    remote = RemoteTar(address="https://x/a.tar", path=tmp_path / "copy.tar", size=10)
+    images = [tar, Slice(tar, 0, 3), Slice(tar, 3, 3), Streamed(remote, 0, 3), Streamed(remote, 3, 3), b"012", b"345"]
+    assert len({image_key(image) for image in images}) == len(images)
+    monkeypatch.chdir(tmp_path)
+    assert image_key(Slice(type(tar)("a.tar"), 0, 3)) == image_key(images[1])

@@ -55,3 +55,23 @@ def test_the_label_of_a_group_comes_before_the_one_in_its_files(tmp_path):
 def test_what_is_no_object_is_named(text):
     with pytest.raises(UserError, match="t.jsonl, line 3 (is not JSON|holds)"):
         parse_object(text, where="t.jsonl, line 3")
+
+
+def test_rows_with_other_values_in_a_column_are_not_read(tmp_path):
+    rows = [("one", "test", 1), ("two", "train", 1), ("three", "test", 2)]
+    several = [table(("text", "split", "fold"), rows)]
+
+    def read(*where):
+        return [s.captions for s in table_samples(several, reading(tmp_path, where=where))]
+
+    assert read(("split", "test")) == [("one",), ("three",)]
+    assert read(("split", "test"), ("fold", "2")) == [("three",)]
+    with pytest.raises(UserError, match="no row of t.csv has 'val' in the column 'split'"):
+        read(("split", "val"))
+    with pytest.raises(UserError, match=r"t.csv has no column 'spilt' .* did you mean 'split'"):
+        read(("spilt", "test"))
+
+
+def test_groups_of_files_have_no_columns_to_choose_by(tmp_path):
+    with pytest.raises(UserError, match="where= chooses rows of a table"):
+        list(group_samples([], reading(tmp_path, where=(("split", "test"),))))

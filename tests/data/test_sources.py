@@ -1,12 +1,14 @@
 import gc
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from pictures import picture
 from tiny import write_photos
-from unicl.data.sources import FORMATS, load, load_all, read_bytes
+from unicl.data.sources import FORMATS, load, load_all, load_as, read_bytes
+from unicl.data.spec import parse
 from unicl.errors import BadImage, UserError
 from unicl.space import Slice
 
@@ -138,3 +140,10 @@ def test_a_hundred_thousand_rows_are_read_without_asking_the_disk_for_each(tmp_p
     assert len(source.samples) == 100_000
     assert source.samples[-1].captions == ("caption 99999",)
     assert source.notes == ("99,999 of 100,000 image paths lead to no file (first: 'images/0.jpg')",)
+
+
+def test_a_description_that_was_changed_is_read_like_a_typed_one(tmp_path):
+    (tmp_path / "t.csv").write_text("title,other\none,two\n", encoding="utf-8")
+    spec = parse(str(tmp_path / "t.csv"))
+    assert load_as(spec) == load(str(tmp_path / "t.csv"))
+    assert load_as(replace(spec, text="other")).samples[0].captions == ("two",)

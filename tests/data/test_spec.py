@@ -22,6 +22,14 @@ def test_every_field_of_the_query_is_read(table):
     assert (spec.name, spec.path, spec.folder) == ("captions.csv", table, table.parent)
 
 
+def test_rows_are_chosen_by_a_column_and_a_value(table):
+    assert parse(f"{table}?where=split:test:a").where == (("split", "test:a"),)
+    assert parse(str(table)).where == ()
+    for wrong in ("split", "split:", ":test"):
+        with pytest.raises(UserError, match="write where=COLUMN:VALUE"):
+            parse(f"{table}?where={wrong}")
+
+
 def test_a_value_may_be_empty_or_hold_blanks_and_percent_signs(table):
     spec = parse(f"{table}?text=&label=the class&image=100%25")
     assert (spec.text, spec.label, spec.image) == ("", "the class", "100%")

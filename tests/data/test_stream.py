@@ -228,3 +228,17 @@ def test_a_fast_decode_is_near_the_exact_one_and_off_by_default(tmp_path):
     assert torch.equal(exact, stream([str(tmp_path / "a")], batch=1).batch(0).images.float())
     assert not torch.equal(exact, fast)
     assert (exact - fast).abs().mean() < 2
+
+
+def test_each_sentence_of_a_report_is_drawn_as_often_and_shown_alone(tmp_path):
+    (tmp_path / "reports.csv").write_text(
+        'name,text\n1,"Clear lungs. No effusion. Heart is large."\n', encoding="utf-8"
+    )
+    made = stream([str(tmp_path / "reports.csv")], sentences=True)
+    drawn = [made.draw(position, out=None).caption for position in range(10_000)]
+    counts = np.array([drawn.count(text) for text in ("Clear lungs.", "No effusion.", "Heart is large.")])
+    assert counts.sum() == 10_000
+    assert np.abs(counts - 10_000 / 3).max() < 3 * (10_000 * 2 / 9) ** 0.5
+    assert {made.draw(k, out=None).sample.captions for k in range(9)} == {
+        ("Clear lungs.", "No effusion.", "Heart is large.")
+    }

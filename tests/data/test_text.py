@@ -15,7 +15,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer as Inner
 from transformers import AutoTokenizer
 
-from unicl.data.text import Tokenizer, clean, is_clips, languages, load_tokenizer, train_tokenizer
+from unicl.data.text import Tokenizer, clean, is_clips, languages, load_tokenizer, sentences, train_tokenizer
 from unicl.errors import UserError
 
 ENGLISH = ["a red apple on a table", "Two dogs run in the park.", "a red bus", "The red dog ate 12 apples!"] * 5
@@ -279,3 +279,18 @@ def test_clips_tokenizer_is_known_by_its_entries_wherever_it_is_from(tmp_path: P
     assert is_clips(clips)
     assert not is_clips(train_tokenizer(["a red fruit"], vocab_size=300, context=20))
     assert not is_clips(load_tokenizer("chinese", context=20))
+
+
+@pytest.mark.parametrize(
+    ("report", "wanted"),
+    [
+        ("No effusion. Heart is 3.5 cm wide.", ("No effusion.", "Heart is 3.5 cm wide.")),
+        ("1. Clear lungs.\n2. No fracture", ("Clear lungs.", "No fracture")),
+        ("心影正常。两肺清晰！", ("心影正常。", "两肺清晰！")),
+        ("a red square", ("a red square",)),
+        ("1.", ("1.",)),
+        ("", ("",)),
+    ],
+)
+def test_a_report_is_cut_at_full_stops_and_lines(report: str, wanted: tuple[str, ...]) -> None:
+    assert sentences(report) == wanted

@@ -35,6 +35,12 @@ def test_plots_hold_the_names_of_the_classes_as_text():
             assert name in joined
 
 
+def test_ranks_of_one_direction_are_drawn_too():
+    shown = texts(rank_plot(replace(RESULT, ranks={"text to text": (1, 4)})))
+    assert "text to text" in shown
+    assert "image to text" not in shown
+
+
 def test_bars_stand_from_the_weakest_to_the_strongest():
     labels = [text for text in texts(class_plot(RESULT)) if "(10)" in text]
     assert [label.split(" (")[0] for label in labels] == ["a $5 bill for $3", "猫", "<dog> & co"]

@@ -33,6 +33,7 @@ def test_values_are_written_by_their_kind():
     assert figure(score(), 0.1234) == "12.3 %"
     assert figure(score(unit="fraction"), 0.1234) == "0.123"
     assert figure(score(unit="rank"), 1234.5) == "1,234.5"
+    assert figure(score(unit="correlation"), -0.1234) == "-12.3"
 
 
 def test_facts_are_written_for_people():

@@ -6,8 +6,11 @@ from evaluate_oracles import colour_samples, source, tiny_model
 from unicl.data.prompts import templates
 from unicl.errors import UserError
 from unicl.evaluate.bootstrap import Bootstrap
+from unicl.evaluate.page import to_html
+from unicl.evaluate.queries import read_composed
 from unicl.evaluate.quick import metrics_from_embeddings
-from unicl.evaluate.report import to_json
+from unicl.evaluate.rated import read_ratings
+from unicl.evaluate.report import to_json, to_markdown
 from unicl.evaluate.retrieval import pair_captions
 from unicl.evaluate.run import evaluate
 from unicl.evaluate.zeroshot import Truth
@@ -172,3 +175,29 @@ def test_templates_are_sentences_or_the_name_of_a_set(model, colours):
 def test_text_only_samples_are_passed_over(model, colours):
     more = replace(colours, samples=(*colours.samples, Sample(id="t", captions=("only a text",))))
     assert evaluate(model, [more], tasks=["zeroshot"], bootstrap=FAST).facts["images"] == 20
+
+
+def test_the_four_directions_are_measured_where_they_are_asked_for(model, colours):
+    report = evaluate(model, [colours], tasks=["t2t", "i2i", "i2t", "t2i"], bootstrap=FAST)
+    assert [result.task for result in report.results] == ["i2t", "t2i", "t2t", "i2i"]
+
+
+def test_rated_pairs_and_queries_are_measured_unasked_and_shown_on_every_page(model, colours, tmp_path):
+    ids = [sample.id for sample in colours.samples]
+    rows = [f"{ids[k]},{ids[(3 * k + 1) % 20]},{k % 5}" for k in range(20)]
+    (tmp_path / "sis.csv").write_text("\n".join(["image1,image2,agg_score", *rows]))
+    (tmp_path / "q.csv").write_text(f"image,text,sign,target\n{ids[0]},<green>,-,{ids[7]}\n")
+    ratings, composed = read_ratings([tmp_path / "sis.csv"]), read_composed(tmp_path / "q.csv")
+    report = evaluate(model, [changed(colours, captions=())], ratings=ratings, composed=composed, bootstrap=FAST)
+    assert {"similarity", "composed"} <= {result.task for result in report.results}
+    html, text = to_html(report), to_markdown(report)
+    assert "− &lt;green&gt;" in html or report.results[-1].ranks["composed"] == (1,)
+    assert "half of the queries" in html
+    assert "half of the queries" in text
+    assert "similarity/sis/spearman" in to_json(report)
+
+
+def test_names_that_are_not_in_the_data_are_an_error_before_any_image_is_read(model, colours, tmp_path):
+    (tmp_path / "sis.csv").write_text("image1,image2,agg_score\nx,y,1\ny,z,2\n")
+    with pytest.raises(UserError, match=r"sis.csv: 2 of 2 images are not in the data \(first: 'x', 'y'\)"):
+        evaluate(model, [colours], ratings=read_ratings([tmp_path / "sis.csv"]))

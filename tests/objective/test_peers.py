@@ -1,5 +1,8 @@
 import torch
 
+from apart_work import GATHERS, ROWS, apart_work, contrasted
+from forks import run_forks
+from rank_work import free_port
 from unicl.objective.peers import ALONE, exchanged, gathered, own_rows, share, sizes_of, total
 from unicl.space import Columns, Embedding, Keys
 
@@ -34,3 +37,28 @@ def test_rows_of_a_process_lie_behind_those_of_the_processes_before():
 def test_a_mask_over_all_rows_says_how_many_each_process_keeps():
     mask = torch.tensor([True, False, True, False, False])
     assert sizes_of(mask, sizes=(3, 0, 2)) == (2, 0, 0)
+
+
+def test_what_is_taken_from_other_processes_is_as_asked(tmp_path):
+    run_forks(apart_work, free_port(), str(tmp_path), processes=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    whole = contrasted("exact", slice(None))
+    halves = [contrasted("none", place) for place in (slice(0, ROWS[0]), slice(ROWS[0], None))]
+    # cn_clip's gather leaves towers half of their gradient on two processes, and the scale all of it.
+    shares = (1.0, 0.5, 0.5, 1.0)
+    wanted = {
+        "exact": whole,
+        "detached": [share * value for share, value in zip(shares, whole, strict=True)],
+        "none": [(a + b) / 2 for a, b in zip(*halves, strict=True)],
+    }
+    assert wanted.keys() == set(GATHERS)
+    for gather, expected in wanted.items():
+        for each in (first[gather], second[gather]):
+            for value, other in zip(each, expected, strict=True):
+                torch.testing.assert_close(value, other, rtol=1e-10, atol=1e-13, msg=gather)
+
+
+def test_alone_all_ways_of_gathering_are_one():
+    every = [contrasted(gather, slice(None)) for gather in GATHERS]
+    for other in every[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(every[0], other, strict=True))

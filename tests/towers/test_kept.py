@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unicl.towers.kept import KeptTexts, state_of
+from unicl.towers.kept import KeptTexts, digest, state_of
 from unicl.towers.lengths import LEAST_ROWS
 from unicl.towers.text import TextSettings, TextTower
 
@@ -186,3 +186,17 @@ def test_few_texts_are_read_at_once(reads):
     found = tower(locked=False, context=77)
     found.features(*texts([3, 70, *[4] * (LEAST_ROWS - 3)]))
     assert len(reads) == 1
+
+
+def test_a_digest_is_of_numbers_and_settings_and_not_of_their_layout():
+    state = {"b": torch.arange(12.0).view(3, 4), "a": torch.tensor(1)}
+    found = digest(("x", None), state)
+    assert found == digest(("x", None), {"a": state["a"], "b": state["b"].T.contiguous().T})
+    others = [
+        digest(("y", None), state),
+        digest(("x", None), {**state, "a": torch.tensor(2)}),
+        digest(("x", None), {**state, "b": state["b"].double()}),
+        digest(("x", None), {**state, "b": state["b"].view(4, 3)}),
+        digest(("x", None), {"a": state["a"], "c": state["b"]}),
+    ]
+    assert len({found, *others}) == 6

@@ -175,6 +175,20 @@ def test_no_picture_gives_no_row_of_parts():
         assert (len(found.whole), len(found.parts.values), len(found.parts.mask)) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(("pool", "stage"), [("default", None), ("parts", None), ("default", 0)])
+def test_what_a_backbone_said_can_be_packed_and_goes_on_as_if_just_said(pool, stage):
+    parts = ImageParts(stage=stage, head=None if stage is None else "linear")
+    tower = ImageTower(replace(VIT, pool=pool, parts=parts, locked=True), width=WIDTH)
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    rows = tower.look(pixels).packed()
+    assert rows.shape == (3, tower.feature_width * (1 + 4))
+    live, again = tower(pixels), tower(rows)
+    assert torch.equal(again.whole, live.whole)
+    assert torch.equal(again.features, live.features)
+    assert torch.equal(again.parts.values, live.parts.values)
+    assert torch.equal(again.parts.mask, live.parts.mask)
+
+
 @pytest.mark.parametrize("parts", [ImageParts(), ImageParts(head="affine"), ImageParts(reduced=4)])
 @pytest.mark.parametrize("locked", [False, True])
 def test_gradients_of_parts_flow_where_the_tower_learns(parts, locked):

@@ -33,3 +33,8 @@ def test_tensorboard_gets_the_numbers(tmp_path):
 def test_an_unknown_tracker_suggests_a_near_one(tmp_path):
     with pytest.raises(UserError, match="did you mean 'tensorboard'"):
         Board(1, start=0, visible=True, out=tmp_path, trackers=("tensorbord",))
+
+
+def test_a_stage_has_its_name_on_the_bar(tmp_path):
+    with Board(1, start=0, visible=False, out=tmp_path, title="stage 1 of 2 (texts)") as board:
+        assert board.bar.columns[0].text_format == "stage 1 of 2 (texts)"

@@ -37,15 +37,15 @@ def straight(data, tmp_path_factory):
     return run
 
 
-def tensors(run, folder):
+def tensors(run, folder, last):
     """All of the last checkpoint: what is used, what learns, and the optimiser."""
     path = folder / f"{run.name}.pt"
-    dcp_to_torch_save(run / LAST / "state", path)
-    return torch.load(path, weights_only=True) | load_file(run / LAST / "model.safetensors")
+    dcp_to_torch_save(run / last / "state", path)
+    return torch.load(path, weights_only=True) | load_file(run / last / "model.safetensors")
 
 
-def assert_equal(run, other, folder):
-    mine, wanted = tensors(run, folder), tensors(other, folder)
+def assert_equal(run, other, folder, *, last=LAST):
+    mine, wanted = tensors(run, folder, last), tensors(other, folder, last)
     assert mine.keys() == wanted.keys()
     assert any(name.startswith("optimiser.") for name in mine)
     assert [name for name, value in wanted.items() if not torch.equal(mine[name], value)] == []
@@ -67,6 +67,22 @@ def test_a_trainer_killed_at_random_moments_ends_as_if_it_had_never_been(data, s
         assert run.end() == [-signal.SIGKILL], run.said()
     assert Run(data, tmp_path / "run", log=tmp_path / "log").end() == [0]
     assert_equal(tmp_path / "run", straight(1), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_trainer_killed_around_a_switch_of_stages_ends_as_if_it_had_never_been(data, tmp_path):
+    given = {"log": tmp_path / "log", "recipe": "staged", "more": [part for path in data for part in ("--val", path)]}
+    whole = Run(data, tmp_path / "whole", **given)
+    assert whole.end() == [0], whole.said()
+    assert "stage 1 of 2 (texts) is over at step 4: no better zeroshot/top5 for 1 evaluations" in whole.said()
+    for before in (Run.at_save, lambda run: run.at_step(5)):
+        run = Run(data, tmp_path / "run", **given)
+        run.at_step(4)
+        before(run)
+        run.kill()
+        assert run.end() == [-signal.SIGKILL], run.said()
+    assert Run(data, tmp_path / "run", **given).end() == [0]
+    assert_equal(tmp_path / "run", tmp_path / "whole", tmp_path, last="checkpoints/step-00000008")
 
 
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])

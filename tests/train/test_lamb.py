@@ -113,3 +113,107 @@ def test_norms_are_those_of_whole_weights_where_each_process_holds_a_part(tmp_pa
     for name, weight in alone.items():
         torch.testing.assert_close(first[name], weight, rtol=1e-12, atol=1e-14, msg=name)
         assert torch.equal(first[name], second[name])
+
+
+GRADS = torch.tensor([[0.3, -0.1, 0.2], [-0.2, 0.4, 0.1]], dtype=torch.float64)
+START = torch.tensor([0.5, -1.0, 12.0], dtype=torch.float64)
+
+
+def corrected(start, grads, *, decay, adapts):
+    """TensorFlow Addons' LAMB, entry by entry: Adam's corrected step, decay, then the ratio of norms."""
+    weight, mean, square = list(start), [0.0] * len(start), [0.0] * len(start)
+    for number, grad in enumerate(grads, start=1):
+        step = []
+        for k, g in enumerate(grad):
+            mean[k] = BETAS[0] * mean[k] + (1 - BETAS[0]) * g
+            square[k] = BETAS[1] * square[k] + (1 - BETAS[1]) * g * g
+            first, second = mean[k] / (1 - BETAS[0] ** number), square[k] / (1 - BETAS[1] ** number)
+            step.append(first / (math.sqrt(second) + EPS) + decay * weight[k])
+        long, wide = (math.sqrt(sum(x * x for x in each)) for each in (weight, step))
+        ratio = long / wide if adapts and long and wide else 1.0
+        weight = [w - RATE * ratio * s for w, s in zip(weight, step, strict=True)]
+    return weight
+
+
+def moved(variant, *, decays, decay):
+    weight = nn.Parameter(START.clone())
+    group = {"params": [weight], "weight_decay": decay if decays else 0.0, "decays": decays}
+    optimiser = Lamb([group], lr=RATE, betas=BETAS, eps=EPS, variant=variant)
+    for grad in GRADS:
+        weight.grad = grad.clone()
+        optimiser.step()
+    return weight.tolist()
+
+
+@pytest.mark.parametrize(
+    ("variant", "decays", "decay", "adapts"),
+    [
+        ("corrected", True, DECAY, True),
+        ("corrected", True, 0.0, True),
+        ("corrected", False, DECAY, False),
+        ("nvidia", True, DECAY, True),
+        ("nvidia", True, 0.0, False),
+        ("nvidia", False, DECAY, False),
+    ],
+)
+def test_the_corrected_variants_are_plain_loops_and_leave_out_of_the_ratio_what_they_say(
+    variant, decays, decay, adapts
+):
+    wanted = corrected(START.tolist(), GRADS.tolist(), decay=decay if decays else 0.0, adapts=adapts)
+    torch.testing.assert_close(moved(variant, decays=decays, decay=decay), wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("decay", [DECAY, 0.0])
+def test_nvidias_is_timms_without_its_hidden_clip(decay):
+    from timm.optim import Lamb as Theirs
+
+    weight = nn.Parameter(START.clone())
+    optimiser = Theirs([weight], lr=RATE, betas=BETAS, eps=EPS, weight_decay=decay, max_grad_norm=None)
+    for grad in GRADS:
+        weight.grad = grad.clone()
+        optimiser.step()
+    torch.testing.assert_close(moved("nvidia", decays=True, decay=decay), weight.tolist(), rtol=1e-9, atol=1e-9)
+
+
+def test_one_step_of_each_variant_by_hand():
+    """Golden: a weight of 3 and 4 under a gradient of 1 and 1."""
+    ends = {}
+    for variant in ("uncorrected", "corrected", "nvidia"):
+        weight = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+        optimiser = Lamb([{"params": [weight]}], lr=0.1, betas=(0.9, 0.999), eps=1e-300, variant=variant)
+        weight.grad = torch.ones(2, dtype=torch.float64)
+        optimiser.step()
+        ends[variant] = weight.tolist()
+    # Adapted, it moves by a tenth of its length of 5, whatever the step; else by a tenth of Adam's step of 1 and 1.
+    far = 0.5 * 0.5**0.5
+    torch.testing.assert_close(ends["uncorrected"], [3 - far, 4 - far])
+    torch.testing.assert_close(ends["corrected"], [3 - far, 4 - far])
+    torch.testing.assert_close(ends["nvidia"], [2.9, 3.9])
+
+
+def test_a_temperature_moves_by_the_rate_whatever_its_gradient():
+    for gradient in (1e-3, 1e3):
+        weight = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        optimiser = Lamb([{"params": [weight]}], lr=0.01, eps=1e-12, variant="corrected")
+        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimiser.step()
+        assert weight.item() == pytest.approx(0.5 * 0.99)
+
+
+def test_a_corrected_optimiser_counts_on_where_it_was_saved():
+    def steps(weight, optimiser, numbers):
+        for number in numbers:
+            weight.grad = torch.randn(6, 2, generator=torch.Generator().manual_seed(number))
+            optimiser.step()
+
+    def made(weight):
+        parameter = nn.Parameter(weight)
+        return parameter, Lamb([{"params": [parameter]}], lr=RATE, variant="corrected")
+
+    straight, optimiser = made(torch.ones(6, 2))
+    steps(straight, optimiser, range(3))
+    resumed, other = made(straight.detach().clone())
+    other.load_state_dict(deepcopy(optimiser.state_dict()))
+    steps(straight, optimiser, range(3, 6))
+    steps(resumed, other, range(3, 6))
+    assert torch.equal(straight, resumed)

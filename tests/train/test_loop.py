@@ -75,10 +75,7 @@ def test_a_few_bad_steps_are_skipped_if_asked(data, tmp_path, monkeypatch):
 
 
 def test_the_best_is_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch):
-    from unicl.train import loop
-
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
-    monkeypatch.setattr(loop._Run, "metric", lambda *_: "x")
     settings = replace(job(data, steps=6, eval_every=1, patience=2, keep=1), val=data)
     monkeypatch.setattr("unicl.run.evaluator", lambda *_, **__: lambda _: {"x": next(values)})
     outcome = train(settings, tmp_path / "run")

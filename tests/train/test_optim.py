@@ -1,5 +1,6 @@
 import math
 from copy import deepcopy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -67,6 +68,17 @@ def test_each_method_is_its_optimiser_and_adam_takes_decay_for_a_gradient():
     weight.weight.grad = torch.zeros(1, 1)
     take_step(make_optimiser(weight, OptimSettings(method="adam", weight_decay=0.1)), rate=0.01, seed=0)
     assert math.isclose(float(weight.weight), 0.99, rel_tol=1e-5)
+
+
+def test_towers_apart_have_rates_of_their_own():
+    holder = nn.ModuleDict({"image": nn.Linear(2, 2), "text": nn.Linear(2, 2), "objective": nn.Linear(2, 2)})
+    optimiser = make_optimiser(holder, OptimSettings(), apart=True)
+    assert {group["tower"] for group in optimiser.param_groups} == set(holder)
+    take_step(optimiser, rate=0.5, seed=0, factors={"image": 0.1, "text": 0.0})
+    rates = {group["tower"]: group["lr"] for group in optimiser.param_groups}
+    assert rates == {"image": 0.05, "text": 0.0, "objective": 0.5}
+    whole = make_optimiser(holder, OptimSettings())
+    assert len(whole.param_groups) == 2
 
 
 @pytest.mark.parametrize("method", ["lamb", "adam"])
@@ -231,3 +243,24 @@ def test_states_in_fewer_bits_work_in_shards(tmp_path):
         for name, value in states(net(), kind).items():
             torch.testing.assert_close(first[kind][name], value, atol=5e-3, rtol=1e-2, msg=f"{kind} {name}")
             assert torch.equal(first[kind][name], second[kind][name])
+
+
+def test_words_in_names_say_what_does_not_decay_in_place_of_dimensions():
+    named = nn.ModuleDict({"norm": nn.LayerNorm(3), "LayerNorm": nn.LayerNorm(3), "dense": nn.Linear(3, 2)})
+    decaying, others = parameter_groups(named, weight_decay=0.1, undecayed=("norm", "bias"))
+    # As in cn_clip, BERT's gains decay since "LayerNorm" has no "norm" in it.
+    assert [id(p) for p in decaying["params"]] == [id(named["LayerNorm"].weight), id(named["dense"].weight)]
+    assert (decaying["decays"], others["decays"]) == (True, False)
+    everything, nothing = parameter_groups(named, weight_decay=0.1, undecayed=())
+    assert (len(everything["params"]), len(nothing["params"])) == (6, 0)
+
+
+def test_a_linear_decline_falls_by_equal_steps():
+    settings = OptimSettings(lr=1.0, warmup=2, decline="linear", final=0.2)
+    rates = [learning_rate(step, steps=10, settings=settings) for step in range(11)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert [round(a - b, 12) for a, b in pairwise(rates[2:])] == [0.1] * 8
+
+
+def test_lamb_is_the_variant_that_was_asked_for():
+    assert make_optimiser(model(), OptimSettings(method="lamb", lamb="corrected")).variant == "corrected"

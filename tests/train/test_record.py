@@ -1,5 +1,6 @@
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,28 @@ def test_a_checkpoint_is_a_model_folder_and_brings_everything_back(parts, tmp_pa
     assert all(torch.equal(v, wanted[k]) for k, v in model.state_dict().items())
     used = load_model(record.last()).state_dict()
     assert all(torch.equal(used[k], v) for k, v in average.state.items())
+
+
+def test_the_end_of_a_stage_is_where_the_next_one_begins(parts, tmp_path):
+    model, optimiser = parts
+    average = Average(model, decay=0.5)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    record = Record(out=tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    record.save(model, optimiser, progress=Progress(step=3, stage=1, begun=3), average=average)
+    larger = replace(model.settings, image=replace(model.settings.image, size=48))
+    other = TwoTowers(larger, tokenizer=model.tokenizer)
+    record.begin(other)
+    same = {k: v for k, v in other.state_dict().items() if k != "image.backbone.pos_embed"}
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in same.items())
+    fresh, mean = adamw(other, OptimSettings()), Average(other, decay=0.5)
+    progress = record.load(other, fresh, average=mean)
+    assert (progress.switched, progress.stage, len(fresh.state)) == (True, 1, 0)
+    assert all(torch.equal(mean.state[k], average.state[k]) for k in same)
+    record.load(other, fresh, average=mean, keep=True)
+    assert len(fresh.state) == len(list(other.parameters())) - 1
+    assert not Progress(step=4, stage=1, begun=3).switched
 
 
 def test_old_checkpoints_go_but_the_best_stays(parts, tmp_path):

@@ -4,7 +4,7 @@ from torch import nn
 
 from unicl.train.optim import OptimSettings, adamw
 from unicl.train.ranks import Ranks
-from unicl.train.state import load_state, load_weights, save_state, whole_state
+from unicl.train.state import keep_states, load_state, load_weights, read_weights, save_state, whole_state
 
 
 def trained(*, width=3, states="fp32"):
@@ -50,3 +50,28 @@ def test_a_whole_state_is_kept_where_it_is_asked_for():
     assert torch.equal(other[0].weight, net[0].weight)
     with pytest.raises(RuntimeError):
         load_weights(other, {"unknown": torch.zeros(1)})
+
+
+def test_states_are_kept_of_what_still_learns_in_its_old_shape(tmp_path):
+    net, optimiser = trained()
+    save_state(tmp_path / "state", net, optimiser, weights=False, ranks=Ranks())
+    other = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 5))
+    other[0].weight.requires_grad_(False)
+    fresh = adamw(other, OptimSettings())
+    keep_states(tmp_path / "state", other, fresh, ranks=Ranks())
+    kept = {name for name, p in other.named_parameters() if fresh.state.get(p)}
+    # The bias of the last layer did not learn before, and its weight has another shape.
+    assert kept == {"0.bias", "1.weight", "1.bias"}
+    for name in kept:
+        mine, theirs = optimiser.state[net.get_parameter(name)], fresh.state[other.get_parameter(name)]
+        assert all(torch.equal(theirs[key], value) for key, value in mine.items())
+
+
+def test_weights_that_go_on_learning_are_read_in_whole_if_they_are_there(tmp_path):
+    net, optimiser = trained()
+    for weights in (True, False):
+        save_state(tmp_path / str(weights), net, optimiser, weights=weights, ranks=Ranks())
+    found = read_weights(tmp_path / "True")
+    assert found.keys() == net.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in net.state_dict().items())
+    assert read_weights(tmp_path / "False") == {}

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from unicl.data.keys import stamp
 from unicl.data.sources import read_bytes
 from unicl.errors import UserError
 from unicl.space import RemoteTar, Slice, Streamed
-from unicl.use.files import Picture, is_picture, pictures, printable, stamp
+from unicl.use.files import Picture, is_picture, pictures, printable
 
 
 def test_a_folder_means_its_pictures_and_those_below_in_order(photos, monkeypatch):

@@ -10,6 +10,10 @@ from unicl.cli.say import needs, write, wrote
 from unicl.dials import Dials, ShardDials, turned
 from unicl.errors import UserError
 
+TaskName = Literal[
+    "zeroshot", "retrieval", "probe", "knn", "i2t", "t2i", "t2t", "i2i", "similarity", "composed", "languages"
+]
+
 
 def check(
     *data: str,
@@ -129,41 +133,69 @@ def evaluate(
     model: str,
     *,
     data: list[str],
-    task: list[Literal["zeroshot", "retrieval", "probe", "knn"]] | None = None,
+    task: list[TaskName] | None = None,
     train_data: list[str] | None = None,
+    rated: list[Path] | None = None,
+    positive: float | None = None,
+    queries: Path | None = None,
+    language: str | None = None,
     prompts: str = "auto",
     test_fraction: float = 0.3,
     seed: int = 0,
     batch: int = 64,
+    cache: Path | None = None,
+    predictions: bool = False,
     out: Path | None = None,
 ) -> int:
     """Measure a model on your own data; every number comes with a 95 % interval.
 
-    Writes evaluation.json, evaluation.md and evaluation.html into the run folder, or into --out.
+    Writes evaluation.json, evaluation.md and evaluation.html into the run folder, or into --out. Given a file of
+    predictions in place of a model, it scores that.
 
-    Example: `unicl evaluate runs/a --data photos/ --task zeroshot --task retrieval --task probe`
+    Examples: `unicl evaluate runs/a --data photos/ --task zeroshot --task retrieval --task probe`;
+    `unicl evaluate runs/a --data coco.csv --rated sts_test.csv --rated sis_test.csv --task similarity --task t2t`
 
     Parameters
     ----------
     model
-        A run folder or a model folder.
+        A run folder, a model folder, or a .jsonl of predictions: ten answers to each query.
     data
         A source to measure on; repeat for several.
     task
-        What to measure; all that the data allows if not given.
+        What to measure; if not given, all that the data allows but i2t, t2i, t2t and i2i (text to image and so on).
     train_data
         Where probe and knn learn; else a part of the data is split off.
     prompts
         Templates for class names: auto, en, zh, clip80, filip, wukong80, gloria, ... (docs/evaluation.md), or a file.
+    rated
+        A table of rated pairs for similarity, such as CxC's: caption1, caption2, agg_score; repeat for several. Pairs
+        with a high rating are right in i2t, t2i, t2t and i2i.
+    positive
+        From which rating on; CxC's 3, and 2.5 for pairs of images, if not given.
+    queries
+        A table for composed: image, text, sign (+ or -), target.
+    language
+        The column of the data that names the language of a row, or a column of captions for each: en,de,fr.
     test_fraction
         Share of the data that probe and knn are tested on when there is no training data.
+    cache
+        A folder that keeps what the image tower says of each image, as `unicl train --cache` does; shared with runs
+        whose tower is locked.
+    predictions
+        Also write the ten best images for each text and the ten best texts for each image beside the report, as
+        Chinese-CLIP and MUGE take them.
     """
     from unicl.data.sources import load_all
+    from unicl.evaluate.languages import read_languages
+    from unicl.evaluate.queries import read_composed
+    from unicl.evaluate.rated import read_ratings
     from unicl.evaluate.run import evaluate as run
     from unicl.evaluate.terminal import print_report
     from unicl.published import load
 
     needs(data, "unicl evaluate runs/a --data photos/")
+    if model.endswith(".jsonl"):
+        return _score(Path(model), data=data, out=out)
     loaded, home = load(model), out or Path(model)
     if out is None and not home.is_dir():
         raise UserError(f"{model!r} is no folder that a report can be written into; say where it goes with --out")
@@ -176,10 +208,29 @@ def evaluate(
         test_fraction=test_fraction,
         seed=seed,
         batch=batch,
+        ratings=read_ratings(rated, data=data, positive=positive) if rated else None,
+        composed=read_composed(queries) if queries else None,
+        languages=read_languages(data, language) if language else None,
+        cache=cache,
+        predictions=home if predictions else None,
+        progress=cache is not None,
     )
     print_report(report, console=Console())
     report.save(home)
     wrote(home, "evaluation.json, .md and .html")
+    return 0
+
+
+def _score(path: Path, *, data: list[str], out: Path | None) -> int:
+    from unicl.data.sources import load_all
+    from unicl.evaluate.predictions import score_predictions
+    from unicl.evaluate.terminal import print_report
+
+    report = score_predictions(path, load_all(data))
+    print_report(report, console=Console())
+    if out is not None:
+        report.save(out)
+        wrote(out, "evaluation.json, .md and .html")
     return 0
 
 

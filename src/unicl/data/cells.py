@@ -1,13 +1,13 @@
 """What a cell of a table holds: captions, labels, an image; and the count of what was left out."""
 
 import ast
-import base64
 import binascii
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from unicl.data.columns import listed
 from unicl.errors import UserError, suggest
@@ -17,14 +17,19 @@ BASE64_HEADS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 """How JPEG, PNG, GIF and WebP begin in base64."""
 
 SHORTEST_BASE64 = 64
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 NOT_A_NUMBER = ("nan", "NaN")
 
 
 class Ledger:
-    """What a reader has to tell at the end: the columns it used and what it left out, counted."""
+    """What a reader has to tell at the end: the columns it used and what it left out, counted.
+
+    ``texts`` is where texts stand with ids of their own, None if they have none.
+    """
 
     def __init__(self) -> None:
         self.columns: dict[str, str] = {}
+        self.texts: Path | None = None
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
         self._notes: list[str] = []
@@ -93,7 +98,9 @@ class Labels:
         """The class name of a label; raises `UserError` if there is a list of classes without it."""
         if self._names is None or label in self._classes:
             return label if self._names is None else self._names.get(label, label)
+        # 1.0 of a column of numbers is class 1, and so is the folder 001.
         short = label.removesuffix(".0")
+        short = str(int(short)) if short.isascii() and short.isdigit() else short
         if label in self._names or short in self._names:
             return self._names.get(label, self._names.get(short, label))
         known = (*self._names, *sorted(self._classes.difference(self._names)))
@@ -146,11 +153,12 @@ def is_missing(cell: object) -> bool:
     return isinstance(cell, str) and (not cell.strip() or cell.strip() in NOT_A_NUMBER)
 
 
-def unpacked(text: str) -> bytes:
+def unpacked(text: str | bytes) -> bytes:
     """The bytes of a base64 text, of either alphabet; raises `ValueError` if it is none."""
-    plain = "".join(text.split()).translate(str.maketrans("-_", "+/"))
+    content = text.encode("ascii") if isinstance(text, str) else text
+    plain = content.translate(_STANDARD, b" \t\r\n\f\v")
     try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        return binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from error
 

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from unicl.data.autoaugment import autoaugment
+from unicl.data.radiograph import radiograph
 from unicl.data.sources import read_bytes
 from unicl.errors import BadImage, UserError
 from unicl.space import ImageSource
@@ -61,7 +62,8 @@ class Augment:
     ``crop`` is the share of the area that a crop keeps (CLIP, section 2.4: a random square crop); ``jitter`` scales
     the colour changes of SupCon (brightness, contrast, saturation .4, hue .1, applied to 8 images in 10); ``flip``
     mirrors half of the images (it spoils texts that say left or right, and letters); ``gray`` is a probability.
-    ``policy``: "autoaugment" makes one of ImageNet's 25 pairs of changes (FILIP, section 3.3). ``shift`` takes the
+    ``policy``: "autoaugment" makes one of ImageNet's 25 pairs of changes (FILIP, section 3.3), "radiograph" those of
+    ConVIRT (section 4.2). ``shift`` takes the
     place of ``crop``: a picture is fitted to its frame's ``scale``, and the square is cut out at a random place
     (GLoRIA's 224 of 256 pixels). ``decode="fast"`` reads JPEGs much larger than needed at one to four eighths of their
     size.
@@ -71,7 +73,7 @@ class Augment:
     flip: bool = False
     jitter: float = 0.0
     gray: float = 0.0
-    policy: Literal["none", "autoaugment"] = "none"
+    policy: Literal["none", "autoaugment", "radiograph"] = "none"
     shift: bool = False
     decode: Literal["exact", "fast"] = "exact"
 
@@ -173,6 +175,8 @@ def augment(image: Tensor, settings: Augment, *, size: int, rng: np.random.Gener
         view = torch.from_numpy(view.numpy()[:, :, ::-1].copy())
     if settings.policy == "autoaugment":
         view = autoaugment(view, rng=rng)
+    if settings.policy == "radiograph":
+        view = radiograph(view, rng=rng)
     if settings.jitter and rng.random() < JITTER_CHANCE:
         view = _jittered(view, strength=settings.jitter, rng=rng)
     if settings.gray and rng.random() < settings.gray:

@@ -11,6 +11,7 @@ import numpy as np
 import regex
 
 from unicl.data.components import CLASSES, class_prompts, filip_sets, gloria_prompts, product_of
+from unicl.data.elevater import OF_CN_CLIP, own_names, own_prompts
 from unicl.errors import UserError, suggest
 
 Prompts = Sequence[str] | Mapping[str, Sequence[str]]
@@ -65,7 +66,7 @@ def prompt_set(name: str) -> Prompts:
 
 def set_names() -> tuple[str, ...]:
     """The names of all sets that `prompt_set` knows."""
-    return (*OWN, *READ, *filip_sets(), *BY_CLASS)
+    return (*OWN, *READ, *filip_sets(), *BY_CLASS, *OF_CN_CLIP, *own_prompts())
 
 
 def sentences_for(prompts: Prompts, name: str) -> Sequence[str]:
@@ -99,9 +100,12 @@ def read_names(path: Path) -> dict[str, str]:
     """Label to class name from a file.
 
     JSON: a list (a name's place is its label) or an object (label to name). Text: a name a line (the line's number
-    from 0 is its label) or ``label<TAB>name`` on every line.
+    from 0 is its label) or ``label<TAB>name`` on every line. Where there is no such file, ``zh-cifar-10`` and the
+    others of `unicl.data.elevater.own_names` are the names that come with the library.
     Raises `UserError` if the file cannot be read, or a name is empty or a label stands twice.
     """
+    if not path.is_file() and (own := own_names().get(str(path))) is not None:
+        return dict(own)
     if path.suffix == ".json":
         content = _json(path)
         pairs = [
@@ -126,12 +130,18 @@ def _whole_set(name: str) -> Prompts:
     if name in OWN:
         return tuple((files("unicl.data") / "templates" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
     if name in READ:
-        return _of_cn_clip() if name == "wukong80" else _of_clip() + (("{}.",) if name == "unicl81" else ())
+        return (
+            _of_cn_clip("imagenet_zeroshot_templates", "openai_imagenet_template")
+            if name == "wukong80"
+            else _of_clip() + (("{}.",) if name == "unicl81" else ())
+        )
     if name in BY_CLASS:
         return gloria_prompts()
-    filip = filip_sets()
-    if name in filip:
-        return filip[name]
+    if name in OF_CN_CLIP:
+        return _of_cn_clip("cvinw_zeroshot_templates", f"{OF_CN_CLIP[name]}_templates")
+    shipped = filip_sets() | own_prompts()
+    if name in shipped:
+        return shipped[name]
     path = Path(name).expanduser()
     if not path.is_file():
         known = set_names()
@@ -159,14 +169,14 @@ def _of_clip() -> tuple[str, ...]:
     return _marked(OPENAI_IMAGENET_TEMPLATES)
 
 
-def _of_cn_clip() -> tuple[str, ...]:
+def _of_cn_clip(module: str, name: str) -> tuple[str, ...]:
     try:
-        found = import_module("cn_clip.eval.imagenet_zeroshot_templates")
+        found = import_module(f"cn_clip.eval.{module}")
     except ImportError as error:
         raise UserError(
-            "the templates wukong80 come with cn_clip, which is missing; run: pip install cn-clip"
+            "the templates wukong80 and elevater come with cn_clip, which is missing; run: pip install cn-clip"
         ) from error
-    return _marked(found.openai_imagenet_template)
+    return _marked(getattr(found, name))
 
 
 def _marked(sentences: Sequence[Callable[[str], str]]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from unicl.data.columns import Columns, choose, listed
 from unicl.data.encodings import decode_text
 from unicl.data.locate import Locator
 from unicl.data.spec import Spec
-from unicl.errors import UserError
+from unicl.errors import UserError, suggest
 from unicl.space import ImageSource, Sample
 
 NO_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -66,9 +66,12 @@ def table_samples(tables: Sequence[Table], reading: Reading) -> Iterator[Sample]
     found: dict[str, Sample] = {}
     repeated: dict[str, list[Sample]] = {}
     for table in tables:
-        for sample in _rows(table, chosen, reading=reading, locator=locator):
+        for sample in _rows(_only(table, reading.spec.where), chosen, reading=reading, locator=locator):
             if found.setdefault(sample.id, sample) is not sample:
                 repeated.setdefault(sample.id, [found[sample.id]]).append(sample)
+    if reading.spec.where and not found:
+        asked = " and ".join(f"{value!r} in the column {column!r}" for column, value in reading.spec.where)
+        raise UserError(f"no row of {first.where} has {asked}")
     if locator.missing:
         _tell_missing(locator, reading=reading)
     yield from (_merged(repeated[id]) if id in repeated else sample for id, sample in found.items())
@@ -76,6 +79,8 @@ def table_samples(tables: Sequence[Table], reading: Reading) -> Iterator[Sample]
 
 def group_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Sample]:
     """The samples of groups of files; text and label come from members (txt, cls) or from the fields of a json."""
+    if reading.spec.where:
+        raise UserError(f"{reading.name}: where= chooses rows of a table (csv, tsv, jsonl, parquet), and this is none")
     rest = iter(groups)
     head = list(islice(rest, HEAD))
     where = reading.name
@@ -110,6 +115,25 @@ def parse_object(text: str, *, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise UserError(f"{where} holds {text.strip()[:60]!r}; wanted is an object with named fields")
     return value
+
+
+def _only(table: Table, where: Sequence[tuple[str, str]]) -> Table:
+    """The rows of a table that have these values in these columns."""
+    if not where:
+        return table
+    (column, value), *others = where
+    if column not in table.columns:
+        raise UserError(
+            f"{table.where} has no column {column!r} (where={column}:{value}); it has {listed(table.columns)}"
+            f"{suggest(column, table.columns)}"
+        )
+
+    def rows(wanted: tuple[str, ...]) -> Iterator[tuple[int, Sequence[object]]]:
+        for number, cells in table.rows((column, *wanted)):
+            if str(cells[0]).strip() == value:
+                yield number, cells[1:]
+
+    return _only(replace(table, rows=rows), others)
 
 
 def _rows(table: Table, chosen: Columns, *, reading: Reading, locator: Locator) -> Iterator[Sample]:

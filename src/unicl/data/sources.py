@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,8 +13,10 @@ from types import MappingProxyType
 
 from unicl.data.archives import TARS, tar_samples
 from unicl.data.cells import BASE64_HEADS, Ledger, unpacked
-from unicl.data.chinese_clip import pair_samples, pairs_in
+from unicl.data.chinese_clip import holds_pair, pair_samples
+from unicl.data.elevater import labels_beside
 from unicl.data.folders import SPLITS, class_samples, has_classes, has_images, image_samples
+from unicl.data.numbered import is_numbered, numbered_samples
 from unicl.data.parquet import parquet_samples, saved_samples
 from unicl.data.rows import Reading
 from unicl.data.spec import Spec, parse
@@ -34,6 +37,7 @@ FORMATS: Mapping[str, Callable[[Reading], Iterator[Sample]]] = MappingProxyType(
         "tar": tar_samples,
         "hf dataset": saved_samples,
         "chinese-clip": pair_samples,
+        "numbered captions": numbered_samples,
     }
 )
 
@@ -52,6 +56,10 @@ ENDINGS: Mapping[str, str] = MappingProxyType(
 LARGEST_FILE = 1 << 30
 """The largest image file that is read, in bytes."""
 
+_HEADS = tuple(head.encode() for head in BASE64_HEADS)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]{20}")
+"""How base64 begins, and the file of no image."""
+
 WORTH_A_NOTE = 1 << 30
 REACH = 5000
 REACH_TARS = 4
@@ -64,7 +72,8 @@ class Source:
 
     ``guessed`` holds the columns in use, by role; ``notes`` what a user should be told; image paths lie under
     ``root``. ``weight`` is how often it is drawn compared with the others of a run.
-    ``reach`` is over how many samples streamed tars are shuffled, 0 if nothing is streamed.
+    ``reach`` is over how many samples streamed tars are shuffled, 0 if nothing is streamed. ``texts`` is where the
+    texts stand with their ids, if they have any (`unicl.data.queries`).
     """
 
     name: str
@@ -76,6 +85,7 @@ class Source:
     notes: tuple[str, ...] = ()
     root: Path
     reach: int = 0
+    texts: Path | None = None
 
 
 def load(spec: str, *, names: Mapping[str, str] | None = None) -> Source:
@@ -94,6 +104,11 @@ def load_all(specs: Sequence[str]) -> tuple[Source, ...]:
     return tuple(_load(spec, name=name, names=None) for spec, name in zip(parsed, _unique(parsed), strict=True))
 
 
+def load_as(spec: Spec) -> Source:
+    """Read the data set of a description that is not typed, such as a typed one that was changed."""
+    return _load(spec, name=spec.name, names=None)
+
+
 def read_bytes(image: ImageSource) -> bytes:
     """The content of an image file, wherever it stands; base64 in a file is unpacked. Raises `BadImage`."""
     match image:
@@ -103,9 +118,9 @@ def read_bytes(image: ImageSource) -> bytes:
             content = shelf().read(image)
         case _:
             content = _from_disk(image)
-    if content.startswith(tuple(head.encode() for head in BASE64_HEADS)):
+    if content.startswith(_HEADS) or _BASE64.match(content):
         try:
-            return unpacked(content.decode("ascii"))
+            return unpacked(content)
         except ValueError as error:
             raise BadImage("broken base64") from error
     return content
@@ -113,11 +128,8 @@ def read_bytes(image: ImageSource) -> bytes:
 
 def _load(spec: Spec, *, name: str, names: Mapping[str, str] | None) -> Source:
     format, spec = _resolved(spec)
-    if names is None and spec.names is not None:
-        from unicl.data.prompts import read_names
-
-        names = read_names(spec.names)
     ledger = Ledger()
+    names = _class_names(spec, format=format, ledger=ledger) if names is None else names
     namespace = name if spec.namespace is None else spec.namespace
     reading = Reading(spec=spec, name=name, namespace=namespace, names=names, ledger=ledger)
     with _no_collection():
@@ -134,7 +146,25 @@ def _load(spec: Spec, *, name: str, names: Mapping[str, str] | None) -> Source:
         notes=ledger.notes(),
         root=spec.root or spec.folder,
         reach=_reach(spec, samples=len(samples)) if spec.stream else 0,
+        texts=ledger.texts,
     )
+
+
+def _class_names(spec: Spec, *, format: str, ledger: Ledger) -> Mapping[str, str] | None:
+    """The names of ``names=``, or the Chinese ones beside folders that are named by numbers."""
+    file = spec.names
+    if file is None and format == "class folder" and (folder := spec.paths[0]).is_dir():
+        file = labels_beside(folder, [entry.name for entry in folder.iterdir() if entry.is_dir()])
+        if file is not None:
+            ledger.note(f"folders are numbers, and {file.name} names their classes; names=FILE names them otherwise")
+    if file is None:
+        return None
+    from unicl.data.prompts import read_names
+
+    names = read_names(file)
+    if several := sum(count > 1 for count in Counter(names.values()).values()):
+        ledger.note(f"{several:,} names in {file.name} stand for several classes, which become one")
+    return names
 
 
 def _reach(spec: Spec, *, samples: int) -> int:
@@ -150,8 +180,10 @@ def _resolved(spec: Spec) -> tuple[str, Spec]:
     first = spec.paths[0]
     if spec.format is not None:
         return _asked(spec.format), spec
-    if pairs_in(first):
+    if holds_pair(first, text_alone=spec.image == ""):
         return "chinese-clip", spec
+    if is_numbered(first):
+        return "numbered captions", spec
     if first.is_dir():
         return _folder(first, spec=spec)
     return _by_ending(first), spec

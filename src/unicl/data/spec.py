@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from unicl.data.elevater import own_names
 from unicl.errors import UserError, suggest
 
-FIELDS = ("image", "text", "label", "weight", "namespace", "encoding", "names", "root", "format", "stream")
+FIELDS = ("image", "text", "label", "where", "weight", "namespace", "encoding", "names", "root", "format", "stream")
 ENCODINGS = ("utf-8", "gb18030", "gbk", "big5", "shift_jis", "euc_kr", "latin-1", "cp1252", "utf-16")
 REMOTE = ("https://", "http://", "pipe:")
 MAX_FILES = 100_000
@@ -23,7 +24,8 @@ class Spec:
     ``image``, ``text``, ``label`` name columns: None is a guess, "" is none. ``encoding`` "" is UTF-8 or what the
     file's byte order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed. ``remote`` are
     addresses of tars that are to be fetched, which then become the paths; with ``stream`` not all of them are kept,
-    and the samples are shuffled by tars and over ``reach`` samples, 0 being a number that suits the tars.
+    and the samples are shuffled by tars and over ``reach`` samples, 0 being a number that suits the tars. ``where`` are
+    columns of a table and the value that a row must have in each to be read.
     """
 
     typed: str
@@ -32,6 +34,7 @@ class Spec:
     image: str | None = None
     text: str | None = None
     label: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
     weight: float = 1.0
     namespace: str | None = None
     encoding: str = ""
@@ -80,10 +83,11 @@ def parse(typed: str) -> Spec:
         image=fields.get("image"),
         text=fields.get("text"),
         label=fields.get("label"),
+        where=_where(fields.get("where")),
         weight=_weight(fields.get("weight", "1")),
         namespace=fields.get("namespace"),
         encoding=_encoding(fields.get("encoding", "")),
-        names=_beside(folder, fields.get("names"), field="names"),
+        names=_names(folder, fields.get("names")),
         root=_beside(folder, fields.get("root"), field="root"),
         format=fields.get("format"),
         stream=stream,
@@ -200,6 +204,15 @@ def _existing(files: list[Path], *, place: str) -> list[Path]:
     return files
 
 
+def _where(text: str | None) -> tuple[tuple[str, str], ...]:
+    if text is None:
+        return ()
+    column, colon, value = text.partition(":")
+    if not (column and colon and value):
+        raise UserError(f"where={text!r} does not say which rows; write where=COLUMN:VALUE, such as where=split:test")
+    return ((column, value),)
+
+
 def _weight(text: str) -> float:
     try:
         weight = float(text)
@@ -229,6 +242,12 @@ def _encoding(name: str) -> str:
         return codecs.lookup(name).name
     except LookupError as error:
         raise UserError(f"encoding={name!r} is not known{suggest(name, ENCODINGS)}") from error
+
+
+def _names(folder: Path, name: str | None) -> Path | None:
+    """A file of class names, or the name of those that come with the library."""
+    own = name is not None and name in own_names() and not exists(folder / name)
+    return Path(str(name)) if own else _beside(folder, name, field="names")
 
 
 def _beside(folder: Path, name: str | None, *, field: str) -> Path | None:

@@ -3,10 +3,10 @@
 from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from unicl.data.mixture import Mixture, pools_of
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
 from unicl.data.tars.streamed import expect
-from unicl.data.text import Tokenizer
+from unicl.data.text import Tokenizer, sentences
 from unicl.errors import BadImage, UserError
 from unicl.space import Batch, Sample
 
@@ -32,6 +32,7 @@ class StreamSettings:
     """How samples become batches, and how fast.
 
     * ``batch`` is the global size; ``augment`` None means evaluation's plain resize.
+    * ``sentences``: a text shown is one sentence of a sample's texts, each as likely (ConVIRT, section 2.3).
     * ``loader``: who reads, threads of the trainer or of a process beside it; ``auto`` takes the process on an
       accelerator and on more than four cores, if there is enough to read. The batches are the same.
     * ``workers``: threads that read; None takes two, or with a loader process all cores but one.
@@ -43,6 +44,7 @@ class StreamSettings:
     keys: KeyMode = "typed"
     prompts: str = "auto"
     balance: bool = False
+    sentences: bool = False
     augment: Augment | None = Augment()
     views: int = 1
     mix: Mix | None = None
@@ -59,6 +61,12 @@ class Place:
     rank: int = 0
     ranks: int = 1
     device: torch.device = torch.device("cpu")
+
+
+class Kept(Protocol):
+    """What a locked tower said of each sample before; None of those whose image it could not see."""
+
+    def __getitem__(self, number: int, /) -> Tensor | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class Stream:
         seed: int,
         quarantine: Quarantine,
         place: Place = Place(),
-        features: Tensor | None = None,
+        features: Kept | None = None,
     ) -> None:
         self.settings = settings
         self.names = tuple(source.name for source in sources)
@@ -157,13 +165,16 @@ class Stream:
         index = self.mixture.draw(position)
         sample = self.samples[index]
         rng = np.random.default_rng([self.seed, 3, position])
+        if self.settings.sentences:
+            sample = replace(sample, captions=tuple(s for text in sample.captions for s in sentences(text)))
         caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
         make = partial(Drawn, sample=sample, source=self._source(index), caption=caption)
         if sample.image is None:
             return make(image=None)
         try:
             if out is None:
-                return make(image=self._feature(index))
+                row = self._feature(index)
+                return make(image=row, view=row if self.settings.views > 1 else None)
             expect(self.mixture.coming(position))
             self._read(sample, out, rng=rng)
         except BadImage as error:
@@ -191,10 +202,12 @@ class Stream:
 
     def _feature(self, index: int) -> Tensor:
         assert self.features is not None
-        feature = self.features[index]
-        if feature[0].isnan():
+        row, image = self.features[index], self.samples[index].image
+        if row is None:
+            assert image is not None
+            decode(image)  # which says what is wrong with it
             raise BadImage("could not be read when the features were made")
-        return feature
+        return row
 
     def _read(self, sample: Sample, out: Tensor, *, rng: np.random.Generator) -> None:
         assert sample.image is not None

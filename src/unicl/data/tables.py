@@ -184,7 +184,12 @@ def _coco(value: Mapping[str, Any], *, where: str) -> list[dict[str, object]]:
         files = {image["id"]: image["file_name"] for image in value["images"]}
         names = {category["id"]: category["name"] for category in value.get("categories", ())}
         rows: list[dict[str, object]] = [
-            {"file_name": files[entry["image_id"]], "caption": entry.get("caption"), "label": _category(entry, names)}
+            {
+                "file_name": files[entry["image_id"]],
+                "caption": entry.get("caption"),
+                "caption_id": entry.get("id"),
+                "label": _category(entry, names),
+            }
             for entry in value.get("annotations", ())
         ]
     except (KeyError, TypeError) as error:
@@ -193,7 +198,8 @@ def _coco(value: Mapping[str, Any], *, where: str) -> list[dict[str, object]]:
             "annotations with image_id and caption or category_id"
         ) from error
     named = {row["file_name"] for row in rows}
-    return rows + [{"file_name": file, "caption": None, "label": None} for file in files.values() if file not in named]
+    empty: dict[str, object] = {"caption": None, "caption_id": None, "label": None}
+    return rows + [{"file_name": file} | empty for file in files.values() if file not in named]
 
 
 def _category(entry: Mapping[str, Any], names: Mapping[Any, str]) -> str | None:

@@ -28,11 +28,14 @@ __all__ = [
     "languages",
     "load_tokenizer",
     "padded_with_end",
+    "sentences",
     "train_tokenizer",
     "without_end",
 ]
 
 NAMES: Final = ("clip", "chinese", "train")
+_ENDS: Final = regex.compile(r"(?<=[.!?])\s+|(?<=[。！？；])\s*|\s*\n\s*")
+_LETTER: Final = regex.compile(r"\p{L}")
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
 _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _SETTINGS: Final = "tokenizer_settings.json"
@@ -48,6 +51,12 @@ _SCRIPTS: Final = (
     ("el", regex.compile(r"\p{Greek}")),
     ("latin", regex.compile(r"\p{Latin}")),
 )
+
+
+def sentences(text: str) -> tuple[str, ...]:
+    """The sentences of a report, by full stops and lines; numbers of lists stay out, a text without an end is one."""
+    pieces = (piece.strip() for piece in _ENDS.split(text))
+    return tuple(piece for piece in pieces if _LETTER.search(piece)) or (text,)
 
 
 def languages(text: str) -> str:

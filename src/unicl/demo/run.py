@@ -29,7 +29,7 @@ from unicl.demo.table import Results, show
 from unicl.model import load_model
 from unicl.run import build_model
 from unicl.towers.text import build_tokenizer
-from unicl.train.features import cached_features
+from unicl.train.features import Features, kept_features
 from unicl.train.loop import fit
 from unicl.train.ranks import Ranks
 
@@ -41,7 +41,7 @@ class Parts:
     source: Source
     texts: ClassTexts
     tokenizer: Tokenizer
-    features: Tensor
+    features: Features
     tests: Mapping[str, Trial]
 
 
@@ -127,14 +127,19 @@ def prepare(emoji: EmojiSet, out: Path) -> Parts:
     tokenizer = build_tokenizer(TEXT, texts=_all_texts(sources["train"], texts))
     model = build_model(systems(steps=1)["clip"], [sources["train"]], tokenizer=tokenizer)
     features = {
-        name: cached_features([source], model, out / f"features-{name}.safetensors", ranks=Ranks())
-        for name, source in sources.items()
+        name: kept_features(model, source.samples, out / "features", quiet=True) for name, source in sources.items()
     }
     tests = {
-        name: Trial.of(sources[name], features=features[name], categories=emoji.categories)
+        name: Trial.of(sources[name], features=_rows(features[name]), categories=emoji.categories)
         for name in ("seen", "unseen")
     }
     return Parts(source=sources["train"], texts=texts, tokenizer=tokenizer, features=features["train"], tests=tests)
+
+
+def _rows(features: Features) -> Tensor:
+    """All rows of pictures that were drawn a moment ago, so that each can be read."""
+    found = (features[number] for number in range(len(features.samples)))
+    return torch.stack([row for row in found if row is not None])
 
 
 def _all_texts(source: Source, texts: ClassTexts) -> list[str]:

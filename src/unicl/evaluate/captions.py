@@ -35,8 +35,7 @@ def run_retrieval(job: Job) -> Result:
     index = torch.tensor([row for row, sample in enumerate(job.pictures.samples) if sample.captions])
     pictures = job.pictures.take(index)
     texts, pairs = pair_captions([sample.captions for sample in pictures.samples])
-    by_parts = pictures.embedding is not None and compare.reads_parts(job.model, "instances")
-    found = (_by_parts if by_parts else _by_vectors)(job.model, pictures, texts, pairs)
+    found = find_both_ways(job.model, pictures, texts=texts, pairs=pairs)
     ranks = found.ranks
     mistakes = {
         "texts": _mistaken_texts(found, pictures, texts=texts, pairs=pairs, most=job.options.mistakes),
@@ -68,7 +67,7 @@ def run_retrieval(job: Job) -> Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class Found:
     """The ranks, how some texts score all images ``(M, I)`` and some images all texts ``(M, T)``, and what is said."""
 
     ranks: Ranks
@@ -77,9 +76,15 @@ class _Found:
     facts: dict[str, Fact]
 
 
-def _by_vectors(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs: Pairs) -> _Found:
+def find_both_ways(model: TwoTowers, pictures: Pictures, *, texts: Sequence[str], pairs: Pairs) -> Found:
+    """Texts by image and images by text, as the model compares instances: whole vectors, or more than them."""
+    by_parts = pictures.embedding is not None and compare.reads_parts(model, "instances")
+    return (_by_parts if by_parts else _by_vectors)(model, pictures, texts, pairs)
+
+
+def _by_vectors(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs: Pairs) -> Found:
     vectors = require_finite(model.embed_text(texts, view="instances"), what="text embeddings")
-    return _Found(
+    return Found(
         ranks=rank_both_ways(pictures.instances, vectors, pairs=pairs),
         of_texts=lambda rows: _scores(vectors[rows], pictures.instances),
         of_images=lambda rows: _scores(pictures.instances[rows], vectors),
@@ -87,10 +92,10 @@ def _by_vectors(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pair
     )
 
 
-def _by_parts(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs: Pairs) -> _Found:
+def _by_parts(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs: Pairs) -> Found:
     images, encoded = pictures.embedding, encoded_texts(model, texts)
     assert images is not None
-    return _Found(
+    return Found(
         ranks=rank_by_scores(model, images, encoded, pairs=pairs),
         of_texts=lambda rows: compare.scores(model, images, encoded.select(rows), view="instances")[1].T,
         of_images=lambda rows: compare.scores(model, images.select(rows), encoded, view="instances")[0],
@@ -99,7 +104,7 @@ def _by_parts(model: TwoTowers, pictures: Pictures, texts: Sequence[str], pairs:
 
 
 def _mistaken_texts(
-    found: _Found, pictures: Pictures, *, texts: tuple[str, ...], pairs: Pairs, most: int
+    found: Found, pictures: Pictures, *, texts: tuple[str, ...], pairs: Pairs, most: int
 ) -> tuple[Mistake, ...]:
     ranks = found.ranks
     worst = _worst(ranks.text_to_image, most=most)
@@ -123,7 +128,7 @@ def _mistaken_texts(
 
 
 def _mistaken_images(
-    found: _Found, pictures: Pictures, *, texts: tuple[str, ...], pairs: Pairs, most: int
+    found: Found, pictures: Pictures, *, texts: tuple[str, ...], pairs: Pairs, most: int
 ) -> tuple[Mistake, ...]:
     ranks = found.ranks
     worst = _worst(ranks.image_to_text, most=most)

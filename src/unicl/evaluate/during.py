@@ -19,13 +19,21 @@ from unicl.evaluate.retrieval import Pairs, pair_captions
 from unicl.evaluate.zeroshot import Truth, zero_shot
 from unicl.model import TwoTowers
 from unicl.space import Embedding, Sample
+from unicl.train.features import Features
 from unicl.train.ranks import Ranks
 from unicl.train.watch import together
 
 
-def evaluator(sources: Sequence[Source], *, prompts: str, ranks: Ranks) -> Callable[[TwoTowers], dict[str, float]]:
+def evaluator(
+    sources: Sequence[Source],
+    *,
+    prompts: str,
+    ranks: Ranks,
+    features: Callable[[Sequence[Sample]], Features] | None = None,
+) -> Callable[[TwoTowers], dict[str, float]]:
     """A function from a model to its zero-shot and retrieval numbers on these samples, each rank embedding its share.
 
+    ``features`` gives what an image tower that never learns says of samples, once for all evaluations.
     Raises `UserError` if the samples have neither labels nor captions.
     """
     samples = [s for source in sources for s in source.samples if s.image is not None and (s.labels or s.captions)]
@@ -34,10 +42,13 @@ def evaluator(sources: Sequence[Source], *, prompts: str, ranks: Ranks) -> Calla
             "the validation data has no image with a label or a caption; name its columns, or leave --val out"
         )
 
+    kept = None if features is None else features(samples)
+
     def evaluate(model: TwoTowers) -> dict[str, float]:
         share = range(len(samples) * ranks.rank // ranks.size, len(samples) * (ranks.rank + 1) // ranks.size)
         with together(ranks=ranks, doing="evaluating"):
-            read = [(k, pixels) for k in share if (pixels := _pixels(samples[k], model)) is not None]
+            looked = ((k, _pixels(samples[k], model) if kept is None else kept[k]) for k in share)
+            read = [(k, pixels) for k, pixels in looked if pixels is not None]
             own = torch.tensor([k for k, _ in read], dtype=torch.int64, device=ranks.device)
             images = _embedded([pixels for _, pixels in read], model)
         sizes = ranks.sizes(len(read))

@@ -1,12 +1,14 @@
 """What every task of an evaluation reads, and how a task is described."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unicl.data.prompts import Prompts
 from unicl.evaluate.bootstrap import Bootstrap
 from unicl.evaluate.classes import Names
 from unicl.evaluate.pictures import Pictures
+from unicl.evaluate.queries import Composed
+from unicl.evaluate.rated import Graded
 from unicl.evaluate.report import Result
 from unicl.model import TwoTowers
 from unicl.space import Sample
@@ -14,7 +16,10 @@ from unicl.space import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The choices of an evaluation that tasks read; see `unicl.evaluate.run.evaluate`."""
+    """The choices of an evaluation that tasks read; see `unicl.evaluate.run.evaluate`.
+
+    ``rated`` and ``composed`` name images by the ids of the samples.
+    """
 
     names: Names | None = None
     templates: Prompts | None = None
@@ -23,6 +28,10 @@ class Options:
     bootstrap: Bootstrap = Bootstrap()
     mistakes: int = 12
     progress: bool = False
+    rated: tuple[Graded, ...] = ()
+    positive: float | None = None
+    composed: Composed | None = None
+    languages: Mapping[str, tuple[Sample, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +62,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One kind of evaluation: ``why_not`` says why the data or the model cannot do it, None if they can."""
+    """One kind of evaluation: ``why_not`` says why the data or the model cannot do it, None if they can.
+
+    ``unasked``: it is done where nobody says what to do.
+    """
 
     name: str
     why_not: Callable[[Plan], str | None]
     run: Callable[[Job], Result]
     learns: bool = False
+    unasked: bool = True

@@ -10,7 +10,10 @@ from unicl.evaluate.plots import class_plot, confusion_plot, rank_plot
 from unicl.evaluate.report import Report, Result, Score, figure, most_confused, shown
 from unicl.space import ImageSource
 
-HEADLINES = ("zeroshot/top1", "retrieval/mean_recall", "probe/top1", "knn/features/k5/top1")
+HEADLINES = (
+    *("zeroshot/top1", "retrieval/mean_recall", "probe/top1", "knn/features/k5/top1", "i2t/r1", "t2i/r1", "t2t/r1"),
+    *("i2i/r1", "similarity/mean", "composed/composed/r1", "languages/mean_recall"),
+)
 
 
 def to_html(report: Report) -> str:

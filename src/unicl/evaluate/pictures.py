@@ -1,24 +1,22 @@
 """Samples to embeddings, once for all tasks; images that cannot be read are set aside."""
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from unicl import compare
-from unicl.data.image import decode, fit
 from unicl.data.sources import Source
-from unicl.errors import BadImage, UserError
+from unicl.errors import UserError
 from unicl.evaluate.bar import bar
 from unicl.evaluate.exact import require_finite
 from unicl.evaluate.report import Unreadable
 from unicl.model import TwoTowers, View
 from unicl.space import Embedding, ImageSource, Sample, all_rows
-from unicl.towers.image import ImageSettings
+from unicl.train.features import decoded, kept_features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,18 +62,30 @@ def distinct_images(sources: Sequence[Source]) -> tuple[Sample, ...]:
 
 
 def embed_pictures(
-    model: TwoTowers, samples: Sequence[Sample], *, batch: int = 64, progress: bool = False, what: str = "images"
+    model: TwoTowers,
+    samples: Sequence[Sample],
+    *,
+    batch: int = 64,
+    progress: bool = False,
+    what: str = "images",
+    cache: Path | None = None,
 ) -> Pictures:
     """Decode and embed; each image passes the tower once, and threads decode the next batch meanwhile.
 
+    With a ``cache``, a folder of kept features, no image passes that has passed before.
     Raises `UserError` if no image can be read or the model's embeddings are not finite.
     """
+    image = model.settings.image
+    if cache is None:
+        given = decoded(samples, settings=image, batch=batch)
+    else:
+        given = kept_features(model, samples, cache, batch=batch, quiet=not progress).seen(settings=image, batch=batch)
     kept: list[Sample] = []
     bad: list[Unreadable] = []
     seen: list[dict[View | Literal["features"], Tensor]] = []
     stay: list[Embedding] = []
     with bar(what, total=len(samples), shown=progress) as advance:
-        for part, pixels in _decoded(samples, settings=model.settings.image, batch=batch):
+        for part, pixels in given:
             good = [(s, p) for s, p in zip(part, pixels, strict=True) if isinstance(p, Tensor)]
             bad += [Unreadable(id=s.id, reason=p) for s, p in zip(part, pixels, strict=True) if isinstance(p, str)]
             if good:
@@ -109,28 +119,6 @@ def _merge(first: Sample | None, sample: Sample) -> Sample:
         return sample
     captions = tuple(dict.fromkeys(first.captions + sample.captions))
     return replace(first, captions=captions, labels=tuple(dict.fromkeys(first.labels + sample.labels)))
-
-
-def _decoded(
-    samples: Sequence[Sample], *, settings: ImageSettings, batch: int
-) -> Iterator[tuple[Sequence[Sample], list[Tensor | str]]]:
-    parts = [samples[start : start + batch] for start in range(0, len(samples), batch)]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        waiting = [pool.submit(_pixels, sample, settings=settings) for part in parts[:1] for sample in part]
-        for number, part in enumerate(parts):
-            following = parts[number + 1] if number + 1 < len(parts) else ()
-            coming = [pool.submit(_pixels, sample, settings=settings) for sample in following]
-            yield part, [future.result() for future in waiting]
-            waiting = coming
-
-
-def _pixels(sample: Sample, *, settings: ImageSettings) -> Tensor | str:
-    if sample.image is None:
-        return "no image"
-    try:
-        return fit(decode(sample.image), size=settings.size, frame=settings.frame)
-    except BadImage as error:
-        return str(error)
 
 
 def _nothing(bad: Sequence[Unreadable]) -> str:

@@ -49,7 +49,7 @@ def rank_plot(result: Result) -> str:
         bins.append((RANK_BINS[-1][1] + 1, worst))
 
     def draw(axes: Axes) -> None:
-        for place, ((direction, ranks), colour) in enumerate(zip(result.ranks.items(), (FIRST, SECOND), strict=True)):
+        for place, ((direction, ranks), colour) in enumerate(zip(result.ranks.items(), (FIRST, SECOND), strict=False)):
             shares = [100 * sum(low <= rank <= high for rank in ranks) / max(len(ranks), 1) for low, high in bins]
             axes.bar(np.arange(len(bins)) + 0.4 * place - 0.2, shares, width=0.38, color=colour, label=direction)
         axes.set_xticks(range(len(bins)), [str(low) if low == high else f"{low}–{high}" for low, high in bins])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from unicl.errors import UserError
 from unicl.space import ImageSource
 
-Unit = Literal["percent", "fraction", "rank"]
+Unit = Literal["percent", "fraction", "rank", "correlation"]
 Fact = str | int | float | bool
 
 
@@ -17,7 +17,8 @@ Fact = str | int | float | bool
 class Score:
     """One number: ``key`` as in "zeroshot/top1", its confidence interval, and the ``n`` queries that it is a mean of.
 
-    A fraction lies between 0 and 1 and is written as it is, a percent is one that is written times 100.
+    A fraction lies between 0 and 1 and is written as it is, a percent is one that is written times 100; a correlation
+    lies between -1 and 1 and is written times 100.
     """
 
     key: str
@@ -157,6 +158,8 @@ def figure(score: Score, value: float) -> str:
     """A value of a score as people write its kind."""
     if score.unit == "percent":
         return f"{100 * value:.1f} %"
+    if score.unit == "correlation":
+        return f"{100 * value:.1f}"
     return f"{value:.3f}" if score.unit == "fraction" else f"{value:,.1f}"
 
 

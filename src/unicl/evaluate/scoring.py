@@ -90,10 +90,29 @@ def retrieval_scores(ranks: Ranks, *, pairs: Pairs, bootstrap: Bootstrap) -> tup
     image are not taken for independent.
     """
     images, texts = len(ranks.image_to_text), len(ranks.text_to_image)
-    owner = torch.full((texts,), images, dtype=torch.int64).scatter_reduce(0, pairs.texts, pairs.images, "amin")
+    statistic = both_ways(ranks, pairs=pairs, rows=torch.arange(images), samples=images)
+    numbers = measured(statistic, samples=images, bootstrap=bootstrap)
+    sizes = [images + texts, *[images] * 5, *[texts] * 5]
+    labels: list[tuple[str, str, Unit]] = [
+        ("mean_recall", "mean recall", "percent"),
+        *_labels("image to text", key="image_to_text"),
+        *_labels("text to image", key="text_to_image"),
+    ]
+    return tuple(
+        _score(f"retrieval/{key}", name, number, n=n, unit=unit)
+        for (key, name, unit), number, n in zip(labels, numbers, sizes, strict=True)
+    )
+
+
+def both_ways(ranks: Ranks, *, pairs: Pairs, rows: Tensor, samples: int) -> Statistic:
+    """The mean recall, then recalls, reciprocal and median rank of each direction, for images drawn again.
+
+    ``rows (I,)`` says which of the samples each image is; a text belongs to the first of its images.
+    """
+    owner = rows[first_owners(pairs, texts=len(ranks.text_to_image))]
     both = together(
-        _directed(ranks.image_to_text, owner=torch.arange(images), images=images),
-        _directed(ranks.text_to_image, owner=owner, images=images),
+        _directed(ranks.image_to_text, owner=rows, images=samples),
+        _directed(ranks.text_to_image, owner=owner, images=samples),
     )
 
     def statistic(weights_RN: Tensor) -> Tensor:
@@ -101,16 +120,27 @@ def retrieval_scores(ranks: Ranks, *, pairs: Pairs, bootstrap: Bootstrap) -> tup
         recalls = torch.cat([found[:, : len(CUTS)], found[:, 5 : 5 + len(CUTS)]], 1)
         return torch.cat([recalls.mean(1, keepdim=True), found], 1)
 
-    numbers = measured(statistic, samples=images, bootstrap=bootstrap)
-    sizes = [images + texts, *[images] * 5, *[texts] * 5]
-    labels: list[tuple[str, str, Unit]] = [
-        ("mean_recall", "mean recall", "percent"),
-        *_labels("image to text"),
-        *_labels("text to image"),
-    ]
+    return statistic
+
+
+def first_owners(pairs: Pairs, *, texts: int) -> Tensor:
+    """``(T,)`` the first image that each text belongs to."""
+    last = int(pairs.images.max()) if len(pairs.images) else 0
+    return torch.full((texts,), last, dtype=torch.int64).scatter_reduce(0, pairs.texts, pairs.images, "amin")
+
+
+def direction_scores(ranks: Tensor, *, key: str, title: str, owner: Tensor, bootstrap: Bootstrap) -> tuple[Score, ...]:
+    """Recalls, reciprocal and median rank of the queries that have an answer.
+
+    ``owner`` is the image of each query: images are drawn again, each with all its queries.
+    """
+    asked = ranks > 0
+    samples = int(owner.max()) + 1
+    statistic = _directed(ranks[asked], owner=owner[asked], images=samples)
+    numbers = measured(statistic, samples=samples, bootstrap=bootstrap)
     return tuple(
-        _score(f"retrieval/{key}", name, number, n=n, unit=unit)
-        for (key, name, unit), number, n in zip(labels, numbers, sizes, strict=True)
+        _score(name, label, number, n=int(asked.sum()), unit=unit)
+        for (name, label, unit), number in zip(_labels(title, key=key), numbers, strict=True)
     )
 
 
@@ -121,8 +151,7 @@ def _directed(ranks: Tensor, *, owner: Tensor, images: int) -> Statistic:
     return together(ratios(sums, counts_NS=counts), medians(ranks, samples_Q=owner))
 
 
-def _labels(direction: str) -> list[tuple[str, str, Unit]]:
-    key = direction.replace(" ", "_")
+def _labels(direction: str, *, key: str) -> list[tuple[str, str, Unit]]:
     recalls: list[tuple[str, str, Unit]] = [(f"{key}/r{k}", f"{direction}, recall@{k}", "percent") for k in CUTS]
     return [
         *recalls,

@@ -15,8 +15,8 @@ def print_report(report: Report, *, console: Console | None = None) -> None:
     console.print(f"[bold]Evaluation of {escape(report.title)}[/bold]")
     for result in report.results:
         console.print()
-        console.print(_numbers(result, level=report.level))
-        facts = "; ".join(f"{name} {shown(value)}" for name, value in result.facts.items())
+        console.print(_numbers(result, level=report.level) if result.scores else f"[bold]{result.title}[/bold]")
+        facts = "; ".join(f"{name}: {shown(value)}" for name, value in result.facts.items())
         console.print(f"[dim]{escape(facts)}[/dim]")
         _classes(result, console)
         for note in result.notes:

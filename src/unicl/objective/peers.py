@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from unicl.space import Columns, Keys
+from unicl.space import Columns, Embedding, Keys
+
+Gather = Literal["exact", "detached", "none"]
+"""What a contrast takes from other processes: their rows and the gradient of these, their rows alone, or nothing."""
 
 
 class Peers(Protocol):
@@ -116,6 +119,45 @@ def share(columns: Columns, *, peers: Peers = ALONE) -> Shared:
         text_sizes=text_sizes,
         peers=peers,
     )
+
+
+def apart(shared: Shared) -> Shared:
+    """This process's rows as if there were no other process."""
+    images, texts = shared.own_images, shared.own_texts
+    return Shared(
+        columns=shared.columns,
+        image_keys=shared.image_keys.select(_within(images, shared.image_keys)),
+        text_keys=shared.text_keys.select(_within(texts, shared.text_keys)),
+        text_counts=shared.text_counts[texts],
+        image_sizes=(images.stop - images.start,),
+        text_sizes=(texts.stop - texts.start,),
+        peers=ALONE,
+    )
+
+
+def detached(embedding: Embedding, *, peers: Peers) -> Embedding:
+    """The same vectors with the gradient that they have where other processes' rows are constants (cn_clip's gather).
+
+    The mean over processes then leaves the towers 1 / processes of the exact gradient; what a term owns keeps its own.
+    """
+    if peers.size == 1:
+        return embedding
+    parts = embedding.parts
+    if parts is not None:
+        parts = replace(parts, values=_shrunk(parts.values, peers.size))
+    return replace(embedding, whole=_shrunk(embedding.whole, peers.size), parts=parts)
+
+
+def _shrunk(rows: Tensor, size: int) -> Tensor:
+    """Equal rows, since what is added is exactly 0."""
+    still = rows.detach()
+    return still + (rows - still) / size
+
+
+def _within(place: slice, keys: Keys) -> Tensor:
+    mask = torch.zeros(keys.size, dtype=torch.bool, device=keys.rows.device)
+    mask[place] = True
+    return mask
 
 
 def own_rows(sizes: Sequence[int], *, rank: int) -> slice:

@@ -17,7 +17,7 @@ from unicl.config import python_file
 from unicl.errors import UserError, suggest
 from unicl.objective import blockwise, tiled
 from unicl.objective.blockwise import Side
-from unicl.objective.peers import ALONE, Peers, Shared, share, sizes_of, total
+from unicl.objective.peers import ALONE, Gather, Peers, Shared, apart, detached, share, sizes_of, total
 from unicl.objective.plan import Tiling
 from unicl.objective.targets import Incidence, Target, same_key, yes_or_no
 from unicl.similarity.chosen import chosen
@@ -44,6 +44,9 @@ class ContrastSettings:
     * ``loss``: the name of a function in `unicl.objective.losses`, or ``file.py:function`` with the same arguments.
     * ``class_share``: with both types of text in one softmax, the share of an image's mass that its class texts get.
     * ``count_classes``: whether a class text weighs as many rows as show it (UniCL), or one (typed rows).
+    * ``gather``: with several processes, "exact" gives the numbers of one process with the whole batch. "detached" does
+      not send gradients to the rows of others, which leaves towers a share of theirs (cn_clip's and open_clip's own
+      default); "none" compares a process's rows with each other alone (BertCLIP, cn_clip's --skip-aggregate).
     """
 
     kind: Literal["contrast"] = "contrast"
@@ -60,6 +63,7 @@ class ContrastSettings:
     smoothing: float = 0.0
     class_share: float | None = None
     count_classes: bool = True
+    gather: Gather = "exact"
     scale: ScaleSettings = ScaleSettings()
 
 
@@ -83,7 +87,17 @@ class ClassifySettings:
     smoothing: float = 0.0
 
 
-TermSettings = ContrastSettings | ViewsSettings | ClassifySettings
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillSettings:
+    """The image vectors of a ``teacher``, a model that `unicl.published.load` reads, are learned from (cn_clip)."""
+
+    kind: Literal["distill"] = "distill"
+    name: str = "distill"
+    weight: float = 0.5
+    teacher: str
+
+
+TermSettings = ContrastSettings | ViewsSettings | ClassifySettings | DistillSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +119,11 @@ class Contrast(nn.Module):
 
     def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
         """A scalar; zero (with a graph) if no image and text of the batch belong to this term."""
+        if self.settings.gather != "none":
+            return self._compared(shared, tiling)
+        return total(self._compared(apart(shared), tiling) / shared.peers.size, peers=shared.peers)
+
+    def _compared(self, shared: Shared, tiling: Tiling) -> Tensor:
         settings = self.settings
         if shared.columns.texts is None:
             raise UserError(f"the term {settings.name!r} compares texts, but the model has no text tower")
@@ -131,6 +150,8 @@ class Contrast(nn.Module):
         images = columns.images.select(image_rows[shared.own_images], dims=self.settings.dims)
         texts = columns.texts.select(text_rows[shared.own_texts], dims=self.settings.dims)
         images, texts = chosen(images, texts, share=self.settings.part_share if self.training else 1.0)
+        if self.settings.gather == "detached":
+            images, texts = (detached(column, peers=shared.peers) for column in (images, texts))
         counts = self._counts(keys, shared.text_counts[text_rows])
         ones = torch.ones_like(shared.text_counts[:1]).expand(int(image_rows.sum()))
         return (
@@ -238,7 +259,27 @@ class Classify(nn.Module):
         return target_IC / target_IC.sum(1, keepdim=True)
 
 
-Term = Contrast | Views | Classify
+class Distill(nn.Module):
+    """The distance of image vectors to a teacher's, by the cosine (Chinese-CLIP's released code)."""
+
+    def __init__(self, settings: DistillSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
+        """The mean of ``1 - cosine`` over all images; vectors of another width are drawn to a teacher's linearly."""
+        del tiling
+        taught, whole = shared.columns.taught, shared.columns.images.whole
+        if taught is None:
+            raise UserError(f"the term {self.settings.name!r} has no teacher here; train with `unicl train`")
+        if not shared.image_keys.size:
+            return nothing(shared.columns)
+        drawn = F.interpolate(whole[:, None], size=taught.shape[1], mode="linear")[:, 0] if len(whole) else whole
+        own = (1 - F.cosine_similarity(drawn, taught.to(drawn))).sum() if len(whole) else whole.sum()
+        return total(own / shared.image_keys.size, peers=shared.peers)
+
+
+Term = Contrast | Views | Classify | Distill
 
 
 class Objective(nn.Module):
@@ -341,3 +382,5 @@ def _build(settings: TermSettings, *, features: int, classes: Sequence[ClassName
             return Views(settings)
         case ClassifySettings():
             return Classify(settings, features=features, classes=classes)
+        case DistillSettings():
+            return Distill(settings)

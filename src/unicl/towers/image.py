@@ -18,7 +18,7 @@ from unicl.towers.heads import HeadKind, Option, embed, make_head
 from unicl.towers.keras import end_on_last_stage
 from unicl.towers.last import read_first_token
 from unicl.towers.lora import adapt, check_rank, hold_statistics, let_learn
-from unicl.towers.parts import ImageParts, Look, PartsHead, image_states, mean_of, with_parts
+from unicl.towers.parts import ImageParts, Look, PartsHead, image_states, mean_of, unpacked, with_parts
 from unicl.towers.weights import hub
 
 
@@ -90,6 +90,7 @@ class ImageTower(nn.Module):
         self.set_normalisation(mean=settings.mean or shown["mean"], std=settings.std or shown["std"])
         self.channels_last: bool = self.convolutional
         self.locked = False
+        self.held: list[nn.Module] = []
         check_rank(settings.lora, locked=settings.locked)
         if settings.lora:
             adapt(self.backbone, rank=settings.lora, probe=self._probe)
@@ -117,21 +118,21 @@ class ImageTower(nn.Module):
     def lock(self, locked: bool) -> None:
         """Stop the backbone's learning, batch statistics included, or let it learn again."""
         self.locked = locked
+        self.held = [self.backbone, self.pool] if locked else []
         let_learn(self.backbone, learns=not locked)
         self.pool.requires_grad_(not locked)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.locked:
-            self.backbone.eval()
-            self.pool.eval()
+        for module in self.held:
+            module.eval()
         if self.settings.lora:
             hold_statistics(self.backbone)
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """``(N, F)`` from ``(N, 3, H, W)`` pixels, 0 to 255, best uint8; ``(N, F)`` features stay as they are."""
+        """``(N, F)`` from ``(N, 3, H, W)`` pixels, 0 to 255, best uint8; rows of `Look.packed` stay as they are."""
         return self.look(images).features
 
     def look(self, images: Tensor) -> Look:
@@ -139,15 +140,20 @@ class ImageTower(nn.Module):
 
         Raises `UserError` for features without the parts that are asked for, or pixels of a size it cannot read.
         """
-        if images.ndim == 2 and self.settings.parts is not None:
-            raise UserError("features of whole pictures have no parts; give the tower pixels")
         if images.ndim == 2:
-            return Look(features=images)
+            return self._kept(images)
         if len(images) == 0:
             return self._nothing()
         _check_size(self.backbone, images, settings=self.settings)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
             return self._look(self._scaled(images))
+
+    def _kept(self, rows: Tensor) -> Look:
+        if self.settings.parts is None:
+            return Look(features=rows)
+        if rows.shape[1] == self.feature_width:
+            raise UserError("features of whole pictures have no parts; give the tower pixels")
+        return unpacked(rows, features=self.feature_width, states=_states_width(self.backbone, self.settings))
 
     def _look(self, scaled: Tensor) -> Look:
         asked = self.settings.parts

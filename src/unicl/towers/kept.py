@@ -1,6 +1,7 @@
 """Features of texts that a locked transformer has read before: each distinct text once, not once a step."""
 
-from collections.abc import Callable, Hashable, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -54,6 +55,15 @@ class KeptTexts:
 def state_of(module: nn.Module) -> Hashable:
     """What changes whenever a weight is written in place, loaded or moved."""
     return tuple((p.data_ptr(), p._version) for p in module.parameters())
+
+
+def digest(settings: Sequence[object], state: Mapping[str, Tensor]) -> str:
+    """A hash of settings and weights: equal for equal models, wherever they lie and however they are laid out."""
+    found = hashlib.sha256(repr(list(settings)).encode())
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _texts(tokens: Tensor, mask: Tensor) -> list[bytes]:

@@ -68,6 +68,19 @@ class Look:
     features: Tensor
     parts: Parts | None = None
 
+    def packed(self) -> Tensor:
+        """``(N, F + P F')``: features, and behind them the states of the parts of an image, all of which are real."""
+        if self.parts is None:
+            return self.features
+        return torch.cat([self.features, self.parts.values.flatten(1)], dim=1)
+
+
+def unpacked(rows: Tensor, *, features: int, states: int) -> Look:
+    """What `Look.packed` packed, with parts of ``states`` numbers each."""
+    values = rows[:, features:].reshape(len(rows), (rows.shape[1] - features) // states, states)
+    parts = Parts(values=values, mask=values.new_ones(values.shape[:2], dtype=torch.bool))
+    return Look(features=rows[:, :features], parts=parts)
+
 
 class PartsHead(nn.Module):
     """States of parts to the shared width: a head of their own or the tower's, Wukong's reduction, unit length.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unicl.data.pieces import Pieces
-from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
+from unicl.data.text import Tokenizer, load_tokenizer, padded_with_end, train_tokenizer, without_end
 from unicl.errors import UserError, suggest
 from unicl.space import Embedding, Parts, joined
 from unicl.towers.heads import HeadKind, Option, Pool, embed, make_head, places_of, pool_tokens
@@ -18,11 +18,10 @@ from unicl.towers.last import clip_text_at
 from unicl.towers.lengths import length_groups
 from unicl.towers.lora import adapt, check_rank, let_learn
 from unicl.towers.parts import Look, PartsHead, TextParts, mean_of, part_places, text_states, with_parts
-from unicl.towers.transformer import make_backbone, save_memory, states_of
+from unicl.towers.transformer import OWN_NAMES as OWN_NAMES
+from unicl.towers.transformer import make_backbone, own_config, save_memory, states_of
 from unicl.towers.weights import hub, package
 
-OWN_NAMES: Final = ("clip", "bert", "siglip")
-"""Models that are made from the settings alone."""
 NAMES: Final = (*OWN_NAMES, "package:minilm")
 _DROPOUTS: Final = (
     "attention_dropout",
@@ -38,9 +37,12 @@ _DROPOUTS: Final = (
 class TextSettings:
     """What a text tower is made of.
 
-    * ``name``: "clip" (causal, QuickGELU), "bert" and "siglip" (read both ways), "package:minilm", or a folder or hub
-      name that transformers reads; these last bring their sizes, so ``layers``, ``dim``, ``heads``, ``eps`` are unused.
+    * ``name``: "clip" (causal, QuickGELU), "bert", "siglip", "t5" and "mt5" (read both ways), "package:minilm", or a
+      folder or hub name that transformers reads; these bring their sizes, so ``layers`` to ``heads`` and ``eps`` are
+      unused.
     * ``tokenizer``: "train" (on the user's texts), "clip", "chinese", a folder, or "" for the model's own.
+    * ``end``: how a text ends: with one "mark"; with "none" (LiT's BERT: [CLS] and words, no [SEP]); or "filled" with
+      marks up to ``context``, which are read like words (LiT's own transformer).
     * ``pool``: see `unicl.towers.heads.pool_tokens`; "default" is what the model was made for; "parts" is the
       mean of the parts (FILIP, GLoRIA).
     * ``parts``: which tokens are embedded for themselves as well; None is none of them.
@@ -64,6 +66,7 @@ class TextSettings:
     parts: TextParts | None = None
     head: HeadKind = "linear"
     fixed: bool = False
+    end: Literal["mark", "none", "filled"] = "mark"
     options: Mapping[str, Option] = field(default_factory=dict)
     weights: str = "random"
     locked: bool = False
@@ -107,6 +110,7 @@ class TextTower(nn.Module):
         self.kept: Final = KeptTexts()
         self.keeps = True
         self.locked = False
+        self.held: list[nn.Module] = []
         check_rank(settings.lora, locked=settings.locked)
         if settings.lora:
             adapt(self.backbone, rank=settings.lora, probe=self._probe)
@@ -115,14 +119,15 @@ class TextTower(nn.Module):
     def lock(self, locked: bool) -> None:
         """Stop the transformer's learning, or let it learn again."""
         self.locked = locked
+        self.held = [self.backbone] if locked else []
         self.kept.clear()
         let_learn(self.backbone, learns=not locked)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.locked:
-            self.backbone.eval()
+        for module in self.held:
+            module.eval()
         return self
 
     def features(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -229,6 +234,13 @@ def build_tokenizer(settings: TextSettings, *, texts: Iterable[str] = ()) -> Tok
 
     Raises `UserError` if it does not exist, or there is no text to train it on.
     """
+    made = _plain_tokenizer(settings, texts)
+    if settings.end == "mark":
+        return made
+    return padded_with_end(made) if settings.end == "filled" else without_end(made)
+
+
+def _plain_tokenizer(settings: TextSettings, texts: Iterable[str]) -> Tokenizer:
     if settings.tokenizer == "train":
         return train_tokenizer(texts, vocab_size=settings.vocab, context=settings.context, fixed=settings.fixed)
     name = settings.tokenizer or _own_tokenizer(settings)
@@ -256,7 +268,7 @@ def _own_tokenizer(settings: TextSettings) -> str:
     match settings.name:
         case "clip":
             return "clip"
-        case "bert" | "siglip":
+        case name if name in OWN_NAMES:
             raise UserError(
                 f"the text model {settings.name!r} has no tokenizer of its own; choose train, clip, chinese or a folder"
             )
@@ -279,15 +291,11 @@ def _place(name: str) -> Path:
 def _config(settings: TextSettings, *, vocab_size: int, eos_id: int, pad_id: int) -> Any:
     if settings.name in OWN_NAMES and settings.dim % settings.heads:
         raise UserError(f"dim {settings.dim} cannot be cut into {settings.heads} heads; make dim a multiple of heads")
-    match settings.name:
-        case "clip":
-            config = _clip_config(settings)
-        case "bert":
-            config = _bert_config(settings)
-        case "siglip":
-            config = _siglip_config(settings)
-        case name:
-            config = read_config(name)
+    if settings.name in OWN_NAMES:
+        sizes = {"layers": settings.layers, "dim": settings.dim, "heads": settings.heads, "context": settings.context}
+        config = own_config(settings.name, eps=settings.eps, **sizes)
+    else:
+        config = read_config(settings.name)
     if settings.weights == "random":
         config.vocab_size = vocab_size
         config.eos_token_id, config.pad_token_id = max(eos_id, 0), pad_id
@@ -298,47 +306,6 @@ def _config(settings: TextSettings, *, vocab_size: int, eos_id: int, pad_id: int
         setattr(config, name, value)
     _check_sizes(config, settings, vocab_size=vocab_size)
     return config
-
-
-def _clip_config(settings: TextSettings) -> Any:
-    from transformers import CLIPTextConfig
-
-    return CLIPTextConfig(
-        vocab_size=49_408,
-        hidden_size=settings.dim,
-        intermediate_size=4 * settings.dim,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.context,
-        hidden_act="quick_gelu",
-        layer_norm_eps=settings.eps,
-    )
-
-
-def _bert_config(settings: TextSettings) -> Any:
-    from transformers import BertConfig
-
-    return BertConfig(
-        hidden_size=settings.dim,
-        intermediate_size=4 * settings.dim,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.context,
-        layer_norm_eps=settings.eps,
-    )
-
-
-def _siglip_config(settings: TextSettings) -> Any:
-    from transformers import SiglipTextConfig
-
-    return SiglipTextConfig(
-        hidden_size=settings.dim,
-        intermediate_size=4 * settings.dim,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.context,
-        layer_norm_eps=settings.eps,
-    )
 
 
 def _check_sizes(config: Any, settings: TextSettings, *, vocab_size: int) -> None:

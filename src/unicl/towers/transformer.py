@@ -1,11 +1,44 @@
 """transformers' text models from their configurations."""
 
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from unicl.errors import UserError
+
+OWN_NAMES: Final = ("clip", "bert", "siglip", "t5", "mt5")
+"""Models that are made from their sizes alone."""
+
+
+def own_config(name: str, *, layers: int, dim: int, heads: int, context: int, eps: float) -> Any:
+    """The configuration of one of `OWN_NAMES`; its MLPs are four times as wide as it is (mT5's gated)."""
+    import transformers
+
+    if name in ("t5", "mt5"):
+        return (transformers.T5Config if name == "t5" else transformers.MT5Config)(
+            d_model=dim,
+            d_kv=dim // heads,
+            d_ff=4 * dim,
+            num_layers=layers,
+            num_heads=heads,
+            layer_norm_epsilon=eps,
+        )
+    kinds: dict[str, Any] = {
+        "clip": partial(transformers.CLIPTextConfig, vocab_size=49_408, hidden_act="quick_gelu"),
+        "bert": transformers.BertConfig,
+        # Its own marks lie outside the vocabulary that it has by default.
+        "siglip": partial(transformers.SiglipTextConfig, bos_token_id=0, eos_token_id=1),
+    }
+    return kinds[name](
+        hidden_size=dim,
+        intermediate_size=4 * dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
+        layer_norm_eps=eps,
+    )
 
 
 def make_backbone(config: Any) -> Any:

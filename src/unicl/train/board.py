@@ -19,13 +19,15 @@ TRACKERS = ("tensorboard", "wandb")
 class Board(AbstractContextManager["Board"]):
     """Shows the steps of a run as they happen; silent on all ranks but the first."""
 
-    def __init__(self, steps: int, *, start: int, visible: bool, out: Path, trackers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, steps: int, *, start: int, visible: bool, out: Path, trackers: Sequence[str] = (), title: str = "training"
+    ) -> None:
         self.visible = visible
         self.steps = steps
         self.console = Console(stderr=True, quiet=not visible, highlight=False)
         self.live = visible and self.console.is_terminal
         self.bar = Progress(
-            TextColumn("[bold]training"),
+            TextColumn(title, style="bold"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),

@@ -53,7 +53,7 @@ def cached_step(
     seen = [passes.embed(column) for column in _image_columns(model, batch, number=numbers[0], passes=passes)]
     texts, place = _text_column(model, batch, number=numbers[1])
     said = None if texts is None else passes.embed(texts)
-    columns = _columns(batch, seen=seen, said=said, place=place)
+    columns = replace(_columns(batch, seen=seen, said=said, place=place), taught=model.taught(batch))
     loss, parts = model.objective(columns, peers=ranks, tiling=tiling_of(compute))
     loss.backward()
     # What the objective kept must not share the memory with the second pass.

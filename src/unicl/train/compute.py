@@ -22,6 +22,8 @@ class ComputeSettings:
     * ``scores``: "bf16" rounds the embeddings before they are multiplied; sums stay in float32.
     * ``compile``: whether the towers go through torch.compile.
     * ``channels_last``: whether convolutional image towers keep channels innermost.
+    * ``cache``: the folder in which features of a locked image tower are kept; "auto" is the run's own, where that
+      can be and pays, "off" is none: see `unicl.train.features`.
     """
 
     chunk: Chunk = None
@@ -31,3 +33,4 @@ class ComputeSettings:
     scores: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     channels_last: bool = True
+    cache: str = "auto"

@@ -3,12 +3,11 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -20,14 +19,16 @@ from unicl.train.board import Board
 from unicl.train.cached import cached_step
 from unicl.train.chunk import Chunking, find_chunk
 from unicl.train.compute import ComputeSettings
+from unicl.train.judge import Judge
 from unicl.train.optim import Average, OptimSettings, clip, learning_rate, make_optimiser, take_step
 from unicl.train.parallel import Parallel, share_buffers
 from unicl.train.prepare import prepare
 from unicl.train.profiling.profile import Profile, Unwatched
 from unicl.train.ranks import Ranks, gather_objects
 from unicl.train.record import Progress, Record
+from unicl.train.stages import SINGLE, Phases, Stage, Turn, check_shards
 from unicl.train.step import Precision, StepResult, plain_step
-from unicl.train.watch import agree, guard
+from unicl.train.watch import agree, guard, interrupts
 
 Evaluate = Callable[[TwoTowers], dict[str, float]]
 """Numbers of a model by name, larger is better but for ranks; called on all ranks at once and equal on all."""
@@ -37,9 +38,10 @@ Evaluate = Callable[[TwoTowers], dict[str, float]]
 class FitSettings:
     """How long, how exact, and what is kept.
 
-    * ``steps`` or ``epochs``: the length of the run; steps win.
+    * ``steps`` or ``epochs``: the length of the run, or of each stage that has none of its own; steps win.
     * ``save_every``, ``eval_every``: in steps; 0 is only at the end (eval: never without a metric).
-    * ``metric``: the number that `best` means; ``patience``: evaluations without a better one before the run ends.
+    * ``metric``: the number that `best` means; ``patience``: evaluations without a better one that end the run, or its
+      stage.
     * ``max_skips``: how many steps with a loss that is not finite are skipped before the run stops; 0 stops at once.
     * ``average``: decay of the moving average of the weights; None is none.
     """
@@ -85,20 +87,27 @@ def fit(
     resume: bool = False,
     quiet: bool = False,
     profile: bool = False,
+    stages: Sequence[Stage] = SINGLE,
 ) -> Outcome:
-    """Train to the end of the run and leave a whole checkpoint; raises `UserError` if it cannot go on.
+    """Train one of the ``stages`` to its end and leave a whole checkpoint; raises `UserError` if it cannot go on.
 
+    ``settings``, ``optim`` and the stream are those of the stage: the first, or with ``resume`` the one that the newest
+    checkpoint is in. If another one follows, the last checkpoint says that it begins there: call again with ``resume``
+    and a model that `Record.begin` has filled.
     A run that was killed and resumed gives bit for bit the run that never stopped (on one kind of CPU, with as many
     processes): every draw of data and of dropout is a function of the seed and the step, so that a checkpoint needs
     no generator state. What ends one process ends all; see `unicl.train.watch`.
     """
-    run = _Run(model, stream, settings, optim=optim, out=out, ranks=ranks, compute=compute, evaluate=evaluate)
+    turn = Turn(stages=tuple(stages), number=Record(out=out).progress().stage if resume else 0)
+    run = _Run(
+        model, stream, settings, optim=optim, out=out, ranks=ranks, compute=compute, evaluate=evaluate, turn=turn
+    )
     with guard(ranks=ranks, where=run.where), closing(run.parallel):
         if resume:
             run.resume()
         if profile:
             run.profile()
-        with _interrupts() as asked, run.board(quiet=quiet) as board:
+        with interrupts() as asked, run.board(quiet=quiet) as board:
             return run.go(board, asked)
 
 
@@ -116,24 +125,37 @@ class _Run:
         ranks: Ranks,
         compute: ComputeSettings,
         evaluate: Evaluate | None,
+        turn: Turn,
     ) -> None:
         self.model = model.to(ranks.device).train()
         self.stream, self.settings, self.optim, self.ranks, self.evaluate = stream, settings, optim, ranks, evaluate
-        self.compute = compute
+        self.compute, self.turn = compute, turn
+        if ranks.size > 1:
+            check_shards(turn.stage, parallel=compute.parallel)
+        self.phases = Phases(model, turn.stage)
         self.notes = prepare(model, compute, optim=optim, precision=settings.precision)
         self.watch: Profile | Unwatched = Unwatched()
         self.record = Record(out=out, keep=settings.keep)
         self.parallel = Parallel(model, ranks=ranks, parallel=compute.parallel)
-        self.optimiser = make_optimiser(model, optim)
+        self.optimiser = make_optimiser(model, optim, apart=self.phases.apart)
         self.average = None if settings.average is None else Average(model, decay=settings.average)
-        self.steps = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
+        self.length = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
+        self.judge = Judge(metric=settings.metric, patience=settings.patience, stages=turn.stages)
         self.progress = Progress()
+        self.begun, self.steps = 0, self.length
+        every = settings.eval_every or (
+            math.ceil(stream.epoch_size / stream.settings.batch) if turn.stage.plateau else 0
+        )
+        self.every = every
         self.saved = -1
         self.chunking: Chunking | None = None
         self.say: Callable[[str], None] = print
 
     def resume(self) -> None:
-        self.progress = self.record.load(self.model, self.optimiser, average=self.average, ranks=self.ranks)
+        keep = self.turn.stage.optimiser == "kept"
+        self.progress = self.record.load(self.model, self.optimiser, average=self.average, ranks=self.ranks, keep=keep)
+        self.begun = self.progress.begun
+        self.steps = self.begun + self.length
         self.saved = self.progress.step
         self.ranks.wait()
         if self.ranks.first:
@@ -150,9 +172,13 @@ class _Run:
         )
 
     def board(self, *, quiet: bool) -> Board:
-        track, first = self.settings.track, self.ranks.first
         return Board(
-            self.steps, start=self.progress.step, visible=first and not quiet, out=self.record.out, trackers=track
+            self.steps,
+            start=self.progress.step,
+            visible=self.ranks.first and not quiet,
+            out=self.record.out,
+            trackers=self.settings.track,
+            title="training" if len(self.turn.stages) == 1 else self.turn.name(),
         )
 
     def where(self) -> str:
@@ -165,20 +191,36 @@ class _Run:
         self.say = board.say
         for note in self.notes:
             self.say(note)
-        source = self.stream.batches(self.progress.step, stop=self.steps)
+        self.expect(board)
+        source = self.stream.batches(self.progress.step - self.begun, stop=self.length)
         with closing(self.watch.read(source, console=board.bar.console)) as batches:
             while self.progress.step < self.steps:
                 began = time.monotonic()
                 batch = self.take(batches, asked)
                 if batch is None:
-                    self.save()
-                    board.say(f"stopped at step {self.progress.step}; go on with --resume")
-                    return self.outcome(code=128 + (asked or [signal.SIGINT])[0])
+                    return self.stop(board, asked)
                 self.step(batch, board, waited=time.monotonic() - began)
                 if self.look(board, asked):
                     break
+        if not self.turn.last and self.ranks.any(bool(asked)):
+            return self.stop(board, asked)
         self.save()
         return self.outcome()
+
+    def stop(self, board: Board, asked: list[int]) -> Outcome:
+        self.save()
+        board.say(f"stopped at step {self.progress.step}; go on with --resume")
+        return self.outcome(code=128 + (asked or [signal.SIGINT])[0])
+
+    def expect(self, board: Board) -> None:
+        """What a stage waits for is there, or is said to be missing before the first step and not after hours."""
+        if not self.judge.waits(self.progress):
+            return
+        if self.evaluate is None:
+            self.say("without validation data (--val), a stage that waits for a plateau has its whole length")
+        elif not self.progress.metrics:
+            self.progress.metrics = self.measured(self.evaluate, board)
+            self.judge.check(self.progress.metrics)
 
     def take(self, batches: Iterator[Batch], asked: list[int]) -> Batch | None:
         """The next batch, or None if any process was asked to stop; raises `UserError` on all if one has no batch."""
@@ -199,7 +241,10 @@ class _Run:
 
     def step(self, batch: Batch, board: Board, *, waited: float) -> None:
         began, step = time.monotonic(), self.progress.step
-        rate = learning_rate(step, steps=self.steps, settings=self.optim)
+        rate = learning_rate(step - self.begun, steps=self.length, settings=self.optim)
+        if self.phases.turn((step - self.begun) / self.length):
+            self.parallel.follow()
+            self.chunking = None
         self.watch.rehearse(lambda: self.gradient(batch, step))
         with self.watch.part("backward"):
             result = self.gradient(batch, step)
@@ -245,7 +290,8 @@ class _Run:
         return self.chunking.chunk
 
     def update(self, rate: float) -> None:
-        take_step(self.optimiser, rate=rate, seed=self.settings.seed * 1_000_003 + self.progress.step)
+        seed = self.settings.seed * 1_000_003 + self.progress.step
+        take_step(self.optimiser, rate=rate, seed=seed, factors=self.phases.factors)
         self.model.objective.clamp()
         if self.average is not None:
             self.average.update(self.model, step=self.progress.step)
@@ -281,47 +327,50 @@ class _Run:
             terms = (
                 {f"loss {name}": float(value) for name, value in result.parts.items()} if len(result.parts) > 1 else {}
             )
-            numbers = {**shown, **terms, "lr": rate, "norm": norm}
+            rates = {f"lr {side}": rate * factor for side, factor in self.phases.factors.items() if self.phases.apart}
+            stage = {"stage": self.turn.stage.name} if len(self.turn.stages) > 1 else {}
+            numbers = {**stage, **shown, **terms, "lr": rate, **rates, "norm": norm}
             self.record.log({"step": self.progress.step, **numbers, "bad samples": len(self.stream.quarantine)})
 
     def look(self, board: Board, asked: list[int]) -> bool:
-        """Evaluate and save where it is time; returns whether patience has run out."""
-        every, step = self.settings.eval_every, self.progress.step
-        ended = False
-        due = (every and step % every == 0) or step == self.steps
+        """Evaluate and save where it is time; returns whether the stage is over."""
+        every, step = self.every, self.progress.step
+        why = f"it has had its {self.length} steps" if step == self.steps else ""
+        better, due = False, why or (every and step % every == 0)
         # Who wants to stop does not want to wait for an evaluation, unless it is the last one.
-        if self.evaluate is not None and due and (step == self.steps or not self.ranks.any(bool(asked))):
-            ended = self.judge(self.evaluate, board)
-        if self.settings.save_every and step % self.settings.save_every == 0:
+        if self.evaluate is not None and due and (why or not self.ranks.any(bool(asked))):
+            metrics = self.measured(self.evaluate, board)
+            better = self.progress.best_step == step
+            why = why or self.judge.tired(self.progress, metrics)
+        if why:
+            self.move_on(why, board)
+        if better or why or (self.settings.save_every and step % self.settings.save_every == 0):
             self.save()
-        return ended
+        return bool(why)
 
-    def judge(self, evaluate: Evaluate, board: Board) -> bool:
+    def measured(self, evaluate: Evaluate, board: Board) -> dict[str, float]:
         with self.used():
-            metrics = evaluate(self.model)
+            own = evaluate(self.model)
         self.model.train()
-        self.progress.metrics = metrics
-        name = self.metric(metrics)
-        value = -metrics[name] if name.endswith("rank") else metrics[name]
-        better = self.progress.best is None or value > self.progress.best
-        self.progress.since_best = 0 if better else self.progress.since_best + 1
-        board.evaluated(self.progress.step, metrics=metrics, best=better)
+        # What happens next follows from these numbers: those of one process hold for all.
+        metrics: dict[str, float] = gather_objects(own, ranks=self.ranks)[0]
+        best = self.progress.step > 0 and self.judge.best(self.progress, metrics)
+        board.evaluated(self.progress.step, metrics=metrics, best=best)
         if self.ranks.first:
             self.record.log({"step": self.progress.step, "evaluation": metrics})
-        if better:
-            self.progress.best, self.progress.best_step = value, self.progress.step
-            self.save()
-        patience = self.settings.patience
-        ended = patience is not None and self.progress.since_best >= patience
-        if ended:
-            board.say(f"no better {self.metric(metrics)} for {patience} evaluations: stopping early")
-        return ended
+        return metrics
 
-    def metric(self, metrics: dict[str, float]) -> str:
-        name = self.settings.metric or next(iter(metrics))
-        if name not in metrics:
-            raise UserError(f"no metric {name!r} in the evaluation; there are: {', '.join(metrics)}")
-        return name
+    def move_on(self, why: str, board: Board) -> None:
+        """Say why the stage is over; the checkpoint of this step is then where the next one begins."""
+        now, turn = self.progress, self.turn
+        if turn.last:
+            if now.step < self.steps:
+                board.say(f"{why}: stopping early")
+            return
+        board.say(f"{turn.name()} is over at step {now.step}: {why}; {turn.name(1)} is next")
+        if self.ranks.first:
+            self.record.log({"step": now.step, "stage": turn.stage.name, "over": why})
+        now.stage, now.begun, now.since_best, now.watched = now.stage + 1, now.step, 0, None
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -343,24 +392,3 @@ class _Run:
 
     def outcome(self, *, code: int = 0) -> Outcome:
         return Outcome(step=self.progress.step, steps=self.steps, code=code, metrics=self.progress.metrics)
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Ctrl-C and a scheduler's SIGTERM end the step in hand first; a second one ends at once."""
-    asked: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        before = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,8 +1,9 @@
 """What the optimiser does at a step: parameter groups, learning rate, clipping, moving average."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from unicl.errors import UserError
-from unicl.train.lamb import Lamb
+from unicl.train.lamb import Lamb, Variant
 from unicl.train.lowbit import States, Weights, keep_types_and_layouts, lowbit_adamw, without_compiling
 
 
@@ -19,21 +20,27 @@ from unicl.train.lowbit import States, Weights, keep_types_and_layouts, lowbit_a
 class OptimSettings:
     """AdamW with linear warm-up and a cosine to ``lr * final``; CLIP's values (tables 18 to 20) but for the warm-up.
 
-    ``method``: "adamw"; "lamb" (FILIP, see `unicl.train.lamb`); "adam", where decay is a part of the gradient (GLoRIA).
-    ``warmup`` counts steps, or is a share of all steps if below 1. ``clip`` bounds the norm of the gradient.
+    ``method``: "adamw"; "lamb" (FILIP, ALIGN), of which ``lamb`` says which (`unicl.train.lamb.Variant`); "adam", where
+    decay is a part of the gradient (GLoRIA). ``warmup`` counts steps, or is a share of all steps if below 1;
+    ``decline`` is the way from there to the end. ``clip`` bounds the norm of the gradient.
     ``decay_embeddings``: whether tables of words and places decay like other matrices; not in FILIP (appendix).
+    ``undecayed``: words; a parameter decays unless its name has one of them, whatever its dimensions (cn_clip,
+    COYO-ALIGN). None is `parameter_groups`' own rule.
     ``states``: the type in which AdamW keeps its two moments; ``weights``: the type of the towers' matrices, where
     "bf16" needs the precision "bf16" and rounds by draws. Both save memory and change the numbers.
     """
 
     method: Literal["adamw", "lamb", "adam"] = "adamw"
+    lamb: Variant = "uncorrected"
     lr: float = 5e-4
     weight_decay: float = 0.2
     decay_embeddings: bool = True
+    undecayed: tuple[str, ...] | None = None
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
     warmup: float = 0.1
+    decline: Literal["cosine", "linear"] = "cosine"
     final: float = 0.0
     clip: float | None = 1.0
     states: States = "fp32"
@@ -45,26 +52,33 @@ def learning_rate(step: int, *, steps: int, settings: OptimSettings) -> float:
     warmup = settings.warmup * steps if settings.warmup < 1 else settings.warmup
     if step < warmup:
         return settings.lr * (step + 1) / max(warmup, 1)
-    done = (step - warmup) / max(steps - warmup, 1)
-    return settings.lr * (settings.final + (1 - settings.final) * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+    done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    left = 1 - done if settings.decline == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return settings.lr * (settings.final + (1 - settings.final) * left)
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, decay_embeddings: bool = True) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, decay_embeddings: bool = True, undecayed: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Two groups: matrices decay; gains, biases and scales (fewer than two dimensions) do not (CLIP, section 2.5).
 
+    With ``undecayed``, it is names that count instead: whatever has one of these words in its name does not decay.
     Without ``decay_embeddings``, neither do tables of words, and what timm exempts: places and the class token.
     Parameters that are shards are in two more groups, since a fused step does not mix them with others.
     """
     learning = [p for p in model.parameters() if p.requires_grad]
     kinds = dict.fromkeys(isinstance(p, DTensor) for p in learning)
     exempt = set() if decay_embeddings else {id(p) for p in _embeddings(model)}
+    for name, p in model.named_parameters():
+        if p.ndim < 2 if undecayed is None else any(word in name for word in undecayed):
+            exempt.add(id(p))
 
     def kind(p: nn.Parameter) -> tuple[bool, bool]:
-        return p.ndim >= 2 and id(p) not in exempt, isinstance(p, DTensor)
+        return id(p) not in exempt, isinstance(p, DTensor)
 
     return [
         {"params": [p for p in learning if kind(p) == (decays, sharded)]}
-        | {"weight_decay": weight_decay if decays else 0.0}
+        | {"weight_decay": weight_decay if decays else 0.0, "decays": decays}
         for sharded in kinds
         for decays in (True, False)
     ]
@@ -79,32 +93,33 @@ def _embeddings(model: nn.Module) -> Iterator[Tensor]:
         yield from (known[name] for name in known.keys() & exempt())
 
 
-def make_optimiser(model: nn.Module, settings: OptimSettings) -> Optimizer:
+def make_optimiser(model: nn.Module, settings: OptimSettings, *, apart: bool = False) -> Optimizer:
     """The optimiser of a model whose weights are where and as they will be trained; fused where there is that kernel.
 
+    With ``apart``, each tower has groups of its own, whose ``tower`` says which, so that they may have their own rates.
     Raises `UserError` if the settings do not go together, or need torchao and it is missing.
     """
     if settings.method == "adamw":
-        return adamw(model, settings)
+        return adamw(model, settings, apart=apart)
     if (settings.states, settings.weights) != ("fp32", "fp32"):
         raise UserError(
             f"the optimiser {settings.method!r} keeps its states and weights in fp32 only; leave optim.states and "
             "optim.weights out, or take --set optim.method=adamw"
         )
-    groups = _groups(model, settings)
+    groups = _groups(model, settings, apart=apart)
     betas, eps = (settings.beta1, settings.beta2), settings.eps
     optimiser: Optimizer
     if settings.method == "lamb":
-        optimiser = Lamb(groups, lr=settings.lr, betas=betas, eps=eps)
+        optimiser = Lamb(groups, lr=settings.lr, betas=betas, eps=eps, variant=settings.lamb)
     else:
         optimiser = torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=eps, fused=_fuses(model))
     keep_types_and_layouts(optimiser)
     return optimiser
 
 
-def adamw(model: nn.Module, settings: OptimSettings) -> Optimizer:
+def adamw(model: nn.Module, settings: OptimSettings, *, apart: bool = False) -> Optimizer:
     """AdamW, in fewer bits where the settings ask for them; as in `make_optimiser`."""
-    groups = _groups(model, settings)
+    groups = _groups(model, settings, apart=apart)
     betas = (settings.beta1, settings.beta2)
     if settings.states == "fp32" and settings.weights == "fp32":
         optimiser: Optimizer = torch.optim.AdamW(
@@ -118,24 +133,42 @@ def adamw(model: nn.Module, settings: OptimSettings) -> Optimizer:
     return optimiser
 
 
-def _groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
-    return parameter_groups(model, weight_decay=settings.weight_decay, decay_embeddings=settings.decay_embeddings)
+def _groups(model: nn.Module, settings: OptimSettings, *, apart: bool) -> list[dict[str, Any]]:
+    groups = parameter_groups(
+        model,
+        weight_decay=settings.weight_decay,
+        decay_embeddings=settings.decay_embeddings,
+        undecayed=settings.undecayed,
+    )
+    if not apart:
+        return groups
+    tower = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
+    return [
+        {**group, "params": own, "tower": side}
+        for group in groups
+        for side in dict.fromkeys(tower.values())
+        if (own := [p for p in group["params"] if tower[id(p)] == side])
+    ]
 
 
 def _fuses(model: nn.Module) -> bool:
     return next(model.parameters()).device.type in ("cuda", "cpu")
 
 
-def take_step(optimiser: Optimizer, *, rate: float, seed: int) -> None:
+def take_step(
+    optimiser: Optimizer, *, rate: float, seed: int, factors: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """One step at a learning rate; what is drawn, to round bfloat16 weights, depends on the seed alone.
 
+    ``factors`` are those of the rate by tower, where the optimiser keeps towers apart.
     The seed must be the same on all processes that keep whole weights, or they would drift apart.
     """
     for group in optimiser.param_groups:
+        own = rate * factors.get(group.get("tower", ""), 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
     torch.manual_seed(seed)
     if type(optimiser) in (torch.optim.AdamW, torch.optim.Adam, Lamb):
         optimiser.step()

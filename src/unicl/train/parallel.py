@@ -45,21 +45,29 @@ class Parallel:
         parallel: Literal["ddp", "fsdp"] = "ddp",
         bucket_mb: float = 25.0,
     ) -> None:
-        self.ranks = ranks
+        self.model, self.ranks = model, ranks
         self.towers: list[_Shards] = []
         self.buckets: list[_Bucket] = []
         self.sending = False
         self.hooks: list[Any] = []
-        if ranks.size == 1:
-            return
-        if parallel == "fsdp":
+        self.bucket_mb = bucket_mb
+        if ranks.size > 1 and parallel == "fsdp":
             self.towers = [_shard(tower, ranks) for tower in (model.image, model.text) if tower is not None]
+        self.follow()
+
+    def follow(self) -> None:
+        """Average the gradients of what learns now; to be called on all processes when that has changed."""
+        self.close()
+        self.buckets = []
+        if self.ranks.size == 1:
+            return
+        model = self.model
         outside = set(model.objective.parameters())
         # The backward pass reaches the last layers first. The objective goes last of all: its gradients come while
         # it may still exchange rows, and messages must have one order on all processes.
         learning = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
         towers = [p for p in reversed(learning) if p not in outside]
-        self.buckets = _buckets(towers, size=bucket_mb * 2**20)
+        self.buckets = _buckets(towers, size=self.bucket_mb * 2**20)
         for bucket in self.buckets:
             for parameter in bucket.parameters:
                 self.hooks.append(_hook(parameter, bucket.arrived(self._arrived)))
@@ -107,6 +115,7 @@ class Parallel:
         """Take the hooks off the model's parameters."""
         for hook in self.hooks:
             hook.remove()
+        self.hooks = []
 
     def _arrived(self, reached: "_Bucket", parameter: nn.Parameter) -> None:
         """Send the buckets that are full, strictly in order, which is what makes all processes send alike."""

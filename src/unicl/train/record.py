@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,25 +14,38 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from unicl.errors import UserError
-from unicl.model import TwoTowers
+from unicl.model import TwoTowers, read_settings
 from unicl.train.optim import Average
 from unicl.train.parallel import place
 from unicl.train.ranks import Ranks
-from unicl.train.state import STATE, load_state, load_weights, save_state, whole_state
+from unicl.train.stages import at_size_of
+from unicl.train.state import STATE, keep_states, load_state, load_weights, read_weights, save_state, whole_state
 from unicl.train.watch import broken, together
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Where a run is: what a checkpoint holds besides weights and the optimiser."""
+    """Where a run is: what a checkpoint holds besides weights and the optimiser.
+
+    ``stage`` is the number of the stage to go on with, which began after step ``begun``; ``watched`` is the best value
+    in it of what it ends by, and ``since_best`` how many evaluations did not reach that.
+    """
 
     step: int = 0
+    stage: int = 0
+    begun: int = 0
+    watched: float | None = None
     best: float | None = None
     best_step: int | None = None
     since_best: int = 0
     skipped: int = 0
     samples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def switched(self) -> bool:
+        """Whether the checkpoint is the end of one stage, from which the next one begins."""
+        return self.stage > 0 and self.step == self.begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +97,48 @@ class Record:
         *,
         average: Average | None,
         ranks: Ranks = Ranks(),
+        keep: bool = False,
     ) -> Progress:
         """Bring everything back to the newest checkpoint, or start from nothing if there is none.
 
-        It may have been written by another number of processes, and with the model in whole or in parts.
+        It may have been written by another number of processes, and with the model in whole or in parts. If it ends a
+        stage, the model has its weights by `begin`, and the optimiser starts anew unless it is to ``keep`` its states.
         """
         folder = self.last()
         if folder is None:
             return Progress()
-        try:
-            used = load_file(folder / "model.safetensors")
-            load_state(folder / STATE, model, optimiser, weights=average is not None, ranks=ranks)
-            if average is None:
-                load_weights(model, used)
+        with _reading(folder):
+            progress, used = self.progress(), load_file(folder / "model.safetensors")
+            if progress.switched:
+                used = dict(at_size_of(model, used, before=read_settings(folder / "config.json").image))
+                if keep:
+                    keep_states(folder / STATE, model, optimiser, ranks=ranks)
             else:
+                load_state(folder / STATE, model, optimiser, weights=average is not None, ranks=ranks)
+            if average is not None:
                 like = average.state
                 average.load({name: place(value, like=like[name]) for name, value in used.items() if name in like})
-            progress = Progress(**json.loads((folder / "state.json").read_text()))
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            if broken(error):
-                raise
-            raise UserError(f"cannot resume from {folder}: {error}; was the recipe changed since?") from error
+            elif not progress.switched:
+                load_weights(model, used)
         return progress
+
+    def progress(self) -> Progress:
+        """Where the newest checkpoint is; the start if there is none."""
+        folder = self.last()
+        if folder is None:
+            return Progress()
+        with _reading(folder):
+            return Progress(**json.loads((folder / "state.json").read_text()))
+
+    def begin(self, model: TwoTowers) -> None:
+        """Give a whole model, new in its stage, the weights that go on learning, for images of its own size."""
+        folder = self.last()
+        if folder is None:
+            return
+        with _reading(folder):
+            weights = read_weights(folder / STATE) or load_file(folder / "model.safetensors")
+            before = read_settings(folder / "config.json").image
+            model.load_state_dict(dict(at_size_of(model, weights, before=before)))
 
     def last(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -146,7 +180,7 @@ class Record:
         save_state(folder / STATE, model, optimiser, weights=average is not None, ranks=ranks)
 
     def _finish(self, part: Path, final: Path, progress: Progress) -> None:
-        _sync(part)
+        sync(part)
         if final.exists():
             shutil.rmtree(final)
         part.rename(final)
@@ -171,6 +205,16 @@ class Record:
         return f"cannot save step {step}: {error}; {safe}. Free some space and go on with --resume."
 
 
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        if broken(error):
+            raise
+        raise UserError(f"cannot resume from {folder}: {error}; was the recipe changed since?") from error
+
+
 def replace_text(path: Path, content: str) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
     part = path.with_name(path.name + ".part")
@@ -181,18 +225,18 @@ def replace_text(path: Path, content: str) -> None:
     part.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or a folder with all its files, and its entry to the disk."""
+    for one in [*path.rglob("*"), path, path.parent]:
+        handle = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _sync(folder: Path) -> None:
-    """Bring all files of a folder, and its own entry, to the disk."""
-    for path in [*folder.rglob("*"), folder, folder.parent]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -58,11 +59,42 @@ def load_state(
     missing = sorted(state.keys() ^ known.keys())
     if missing:
         raise ValueError(f"its state and this run's differ in {', '.join(missing[:3])} ({len(missing)} in all)")
-    try:
-        with _alone():
-            load(state, storage_reader=reader, process_group=ranks.patient, no_dist=ranks.size == 1)
-    except CheckpointException as error:
-        raise RuntimeError(_reasons(error)) from error
+    _read(state, reader, ranks=ranks)
+
+
+def keep_states(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, *, ranks: Ranks) -> None:
+    """Read what `save_state` wrote of the parameters that still learn and have their old shapes; others begin anew.
+
+    Raises as `load_state` does.
+    """
+    reader = FileSystemReader(folder)
+    shapes = {
+        name: tuple(each.size)
+        for name, each in reader.read_metadata().state_dict_metadata.items()
+        if hasattr(each, "size")
+    }
+    fitting: dict[str, None] = {}
+    for name, parameter in model.named_parameters():
+        own = [key for key in shapes if key.rpartition(".")[0] == f"optimiser.{name}"]
+        if parameter.requires_grad and all(not shapes[key] or shapes[key] == tuple(parameter.shape) for key in own):
+            fitting |= dict.fromkeys(own)
+    _prepare(model, optimiser, known=fitting)
+    state = {name: value for name, value in _states(model, optimiser).items() if name in fitting}
+    _read(state, reader, ranks=ranks)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that go on learning, in whole, where the model's folder has their average; else nothing."""
+    reader = FileSystemReader(folder)
+    known = reader.read_metadata().state_dict_metadata
+    state = {
+        name: torch.empty(each.size, dtype=each.properties.dtype)
+        for name, each in known.items()
+        if name.startswith("model.") and isinstance(each, TensorStorageMetadata)
+    }
+    if state:
+        _read(state, reader, ranks=Ranks())
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def whole_state(state: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
@@ -75,6 +107,14 @@ def load_weights(model: nn.Module, whole: Mapping[str, Tensor]) -> None:
     """Give a model, which may be in parts, the weights of a whole one; raises RuntimeError if they do not fit."""
     own = model.state_dict()
     model.load_state_dict({k: place(v, like=own[k]) if k in own else v for k, v in whole.items()})
+
+
+def _read(state: dict[str, Any], reader: FileSystemReader, *, ranks: Ranks) -> None:
+    try:
+        with _alone():
+            load(state, storage_reader=reader, process_group=ranks.patient, no_dist=ranks.size == 1)
+    except CheckpointException as error:
+        raise RuntimeError(_reasons(error)) from error
 
 
 def _states(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:

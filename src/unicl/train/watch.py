@@ -1,9 +1,11 @@
 """All or none: what stops one process stops all of them, and one says why, by rank and step."""
 
 import re
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, Final
 
 import torch.distributed as dist
@@ -71,6 +73,27 @@ def guard(*, ranks: Ranks, where: Callable[[], str]) -> Iterator[None]:
         if told is error:
             raise
         raise told from error
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Ctrl-C and a scheduler's SIGTERM end the step in hand first; a second one ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def broken(error: BaseException) -> bool:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from unicl.data.image import FRAME, Frame, decode, fit
+from unicl.data.keys import stamp
 from unicl.errors import BadImage
-from unicl.use.files import Picture, stamp
+from unicl.use.files import Picture
 from unicl.use.vectors import Item
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from torch import Tensor
 
+from unicl.data.keys import stamp
 from unicl.data.locks import alone
 from unicl.errors import UserError
 from unicl.evaluate.bar import bar
@@ -23,7 +24,7 @@ from unicl.evaluate.exact import require_finite
 from unicl.model import TwoTowers, View
 from unicl.train.record import replace_text
 from unicl.use.decode import decoded
-from unicl.use.files import Picture, pictures, stamp
+from unicl.use.files import Picture, pictures
 from unicl.use.parts import measure, packed, readable
 from unicl.use.vectors import (
     ITEMS,

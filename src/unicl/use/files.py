@@ -1,6 +1,5 @@
 """Which pictures a path means: those of a folder, one file, or the images of a table or an archive."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from unicl.data.folders import SUFFIXES
 from unicl.data.sources import ENDINGS, load
 from unicl.errors import UserError, suggest
-from unicl.space import ImageSource, Slice, Streamed
+from unicl.space import ImageSource
 
 ENDS_OF_PICTURES = tuple(sorted(SUFFIXES))
 """Endings of the files of a folder that are taken for pictures; a file that is named itself needs none of them."""
@@ -47,21 +46,6 @@ def pictures(paths: Sequence[str | Path]) -> tuple[Picture, ...]:
 def is_picture(name: str) -> bool:
     """Whether a name ends as pictures do."""
     return name.casefold().endswith(ENDS_OF_PICTURES)
-
-
-def stamp(image: ImageSource) -> str:
-    """What changes when a picture changes: size and time of its file, or a hash of bytes; "" if it is gone."""
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()[:32]
-    if isinstance(image, Streamed):
-        return f"{image.tar.size}-{image.offset}-{image.size}"
-    path = image.path if isinstance(image, Slice) else image
-    try:
-        facts = path.stat()
-    except (OSError, ValueError):
-        return ""
-    where = f"-{image.offset}-{image.size}" if isinstance(image, Slice) else ""
-    return f"{facts.st_size}-{facts.st_mtime_ns}{where}"
 
 
 def printable(text: str) -> str:

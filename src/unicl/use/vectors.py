@@ -1,6 +1,5 @@
 """A folder of vectors: one row for each picture, its parts if they are kept, and which model made them."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from unicl.errors import UserError
 from unicl.model import TwoTowers, View
 from unicl.objective.terms import ContrastSettings
 from unicl.space import ImageSource, Slice
+from unicl.towers.kept import digest
 from unicl.towers.text import OWN_NAMES
 
 Precision = Literal["float32", "float16"]
@@ -116,11 +115,7 @@ def fingerprint(model: TwoTowers) -> str:
     if text is not None and model.text is not None:
         settings += [_named(model), text.heads, text.head, model.text.pool, text.eps, sorted(text.options.items())]
     settings += _finer(model)
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return digest(settings, model.state_dict())
 
 
 def is_vectors(folder: Path) -> bool:

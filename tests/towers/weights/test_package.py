@@ -57,3 +57,18 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 def test_minilm_is_a_folder_that_transformers_reads() -> None:
     assert (text_folder("minilm") / "config.json").is_file()
+
+
+def test_an_efficientnet_that_ends_on_its_last_stage_takes_the_packages_weights_without_the_wide_layer():
+    small, whole = (
+        build_image_tower(
+            ImageSettings(name="tf_efficientnet_lite0", size=64, weights="package:efficientnet_lite0", **changed),
+            width=320,
+        ).eval()
+        for changed in ({"pool": "stage", "head": "none"}, {})
+    )
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    backbone = whole.backbone
+    with torch.no_grad():
+        states = backbone.blocks(backbone.bn1(backbone.conv_stem(whole._scaled(pixels))))
+        assert torch.allclose(small.features(pixels), states.mean((2, 3)), atol=1e-5)

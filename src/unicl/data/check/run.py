@@ -17,6 +17,7 @@ from unicl.data.check.memory import TOWERS, memory
 from unicl.data.check.report import CheckReport, Images, Meeting, Ref, SourceFacts, Unreadable
 from unicl.data.check.table import ImageColumn, Table, evenly, image_column, table
 from unicl.data.check.texts import MEASURED, caption_counts, captions, three
+from unicl.data.prompts import language_of
 from unicl.data.sources import Source
 from unicl.data.text import Tokenizer, load_tokenizer, train_tokenizer
 from unicl.errors import UserError
@@ -43,8 +44,8 @@ def check(
     """Everything worth knowing about the data before training.
 
     ``batch_size`` is the one that training would use; ``context`` the longest text in tokens, counted by ``tokenizer``
-    (None: CLIP's if it is installed, else one made of the captions). At most ``max_images`` images, evenly spread, are
-    opened, by ``workers`` threads (0: one a core).
+    (None: CLIP's, or for Chinese captions Chinese-CLIP's; one made of the captions where that is not installed).
+    At most ``max_images`` images, evenly spread, are opened, by ``workers`` threads (0: one a core).
 
     Raises `UserError` if there is no sample.
     """
@@ -118,11 +119,11 @@ def _report(
 
 def _tokenizer(rows: Table, *, context: int) -> Tokenizer:
     """CLIP's if it is installed, else one made of these captions, as training does."""
+    texts = [caption for _, caption in rows.captions()]
+    some = [texts[k] for k in evenly(len(texts), limit=MEASURED)]
     try:
-        return load_tokenizer("clip", context=context)
+        return load_tokenizer("chinese" if language_of(some) == "zh" else "clip", context=context)
     except UserError:
-        texts = [caption for _, caption in rows.captions()]
-        some = [texts[k] for k in evenly(len(texts), limit=MEASURED)]
         return train_tokenizer(some or ["a photo"], vocab_size=8192, context=context)
 
 

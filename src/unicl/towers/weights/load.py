@@ -26,7 +26,10 @@ _THEIR_TEXTS: Final = r"(?:text\.)?transformer\.resblocks\.|text\.transformer\."
 
 
 def load_image_weights(tower: nn.Module, *, source: str, name: str) -> None:
-    """Give the image tower of timm's model ``name`` the weights of "hub", "package:NAME", or a file or folder.
+    """Give the image tower of timm's model ``name`` the weights of "hub", "package:NAME", a file or folder, or a hub's.
+
+    "hub" is timm's own place; a name such as openai/clip-vit-base-patch16, where nothing of that name lies here, is
+    that model of the hub.
 
     Known layouts: a run of this library, any published pair (head included), and timm's, torchvision's and others' own
     (backbone only). Learned positions are resampled to the tower's image size.
@@ -37,7 +40,10 @@ def load_image_weights(tower: nn.Module, *, source: str, name: str) -> None:
     elif source.startswith("package:"):
         load_strict(tower, package.image_state(source.removeprefix("package:"), tower, model=name), source=source)
     else:
-        _load_image(tower, open_checkpoint(_own_folder(Path(source).expanduser())), source=source)
+        place = Path(source).expanduser()
+        if source.count("/") == 1 and not place.exists() and not place.suffix:
+            place = hub.snapshot(source)
+        _load_image(tower, open_checkpoint(_own_folder(place)), source=source)
 
 
 def load_text_weights(tower: nn.Module, *, source: str, name: str) -> None:

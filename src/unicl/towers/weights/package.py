@@ -22,8 +22,7 @@ def image_state(name: str, tower: nn.Module, *, model: str) -> dict[str, Tensor]
     """The state dict of an image tower with a package's weights and their normalisation; its head stays as it is.
 
     "efficientnet_lite0" is for the timm ``model`` of that name, and for ``tf_efficientnet_lite0``, which pads as
-    TensorFlow does. Raises `UserError` if the package is missing or the
-    tower is another model.
+    TensorFlow does. Raises `UserError` if the package is missing or the tower is another model.
     """
     _known(name, _IMAGE, kind="image")
     if model.removeprefix("tf_") != name:
@@ -45,9 +44,12 @@ def text_folder(name: str) -> Path:
 
 
 def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The package names the same tensors in the same order differently; its classifier, the last two, is left out."""
+    """The package names the same tensors in the same order differently; its classifier, the last two, is left out.
+
+    A tower that ends on the last stage leaves out the wide layer before that too: a convolution and its norm.
+    """
     values = list(state.values())[: len(wanted)]
-    if len(state) != len(wanted) + 2 or [v.shape for v in values] != [v.shape for v in wanted.values()]:
+    if len(state) - len(wanted) not in (2, 2 + 6) or [v.shape for v in values] != [v.shape for v in wanted.values()]:
         raise UserError(
             "the weights in the package are not those expected; install the version that unicl's extra names"
         )

@@ -1,98 +1,25 @@
-"""Recipes: each system as one short function that returns its whole configuration.
-
-A variant is ``dataclasses.replace(unicl(), width=256)``; your own is a function in your own file, used with
-``--recipe my_file.py:my_recipe``.
-"""
+"""Systems that compare parts of pictures with words: FILIP, Wukong, GLoRIA."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 from unicl.data.image import Augment, Frame
 from unicl.data.stream import StreamSettings
-from unicl.errors import UserError, suggest
 from unicl.model import ZeroShotSettings
-from unicl.objective.terms import ClassifySettings, ContrastSettings, TermSettings, ViewsSettings
+from unicl.objective.terms import ContrastSettings
+from unicl.recipes.recipe import Recipe, Size, chosen, known
 from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.parts import ImageParts, TextParts
 from unicl.towers.text import TextSettings
 from unicl.towers.weights.published import CLIP_MEAN, CLIP_STD, HALF
-from unicl.train.compute import ComputeSettings
 from unicl.train.loop import FitSettings
 from unicl.train.optim import OptimSettings
 
-DEFAULT_IMAGE = ImageSettings(name="efficientnet_lite0", size=160, weights="auto")
-"""Small enough for a laptop; ``auto`` takes the weights of an installed package, or else starts at random."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """All choices of a system: keys and data, towers, the terms of the objective, and how it is trained."""
-
-    name: str
-    terms: tuple[TermSettings, ...]
-    data: StreamSettings = StreamSettings()
-    image: ImageSettings = DEFAULT_IMAGE
-    text: TextSettings | None = TextSettings()
-    width: int = 512
-    zero_shot: ZeroShotSettings = ZeroShotSettings()
-    optim: OptimSettings = OptimSettings()
-    fit: FitSettings = FitSettings()
-    compute: ComputeSettings = ComputeSettings()
-
-
 Match = Literal["reduced", "tokens", "global"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """What the variants of a system differ in: towers, embedding width, and how they are trained."""
-
-    image: ImageSettings = DEFAULT_IMAGE
-    text: TextSettings = TextSettings()
-    width: int = 256
-    reduced: int = 12
-    batch: int = 128
-    augment: Augment = Augment()
-    optim: OptimSettings = OptimSettings()
-    fit: FitSettings = FitSettings()
-
-
-def clip() -> Recipe:
-    """CLIP (Radford et al. 2021): an image belongs to its own texts and to nothing else of the batch."""
-    return Recipe(name="clip", terms=(ContrastSettings(),), data=StreamSettings(keys="sample"))
-
-
-def unicl() -> Recipe:
-    """UniCL (Yang et al. 2022): images and texts of one class belong together; a caption is a class of its own."""
-    contrast = ContrastSettings(scale=ScaleSettings(init=math.e, max=None))
-    return Recipe(name="unicl", terms=(contrast,), data=StreamSettings(keys="label", balance=True))
-
-
-def florence() -> Recipe:
-    """Florence (Yuan et al. 2021): UniCL's loss where equal texts are one thing."""
-    return replace(unicl(), name="florence", data=StreamSettings(keys="text"))
-
-
-def itl(*, width: int = 512, class_share: float = 0.5, class_dims: int | None = None, nested: bool = True) -> Recipe:
-    """Ours: captions on the whole vector, class texts on its first ``class_dims`` (half), each with its own scale.
-
-    ``class_share`` is the weight of the classes; ``nested=False`` puts both into one softmax of whole vectors.
-    """
-    captions = ContrastSettings(texts="captions", weight=1 - class_share)
-    dims = class_dims or width // 2
-    classes = ContrastSettings(name="classes", texts="classes", weight=class_share, dims=dims, count_classes=False)
-    joint = ContrastSettings(class_share=class_share, count_classes=False)
-    return Recipe(name="itl", width=width, terms=(captions, classes) if nested else (joint,))
-
-
-def siglip() -> Recipe:
-    """SigLIP (Zhai et al. 2023): every pair is its own yes or no; scale 10 and bias -10 at the start."""
-    contrast = ContrastSettings(loss="sigmoid", scale=ScaleSettings(init=10.0, max=None, bias=-10.0))
-    return Recipe(name="siglip", terms=(contrast,), data=StreamSettings(keys="sample"))
 
 
 def filip(*, towers: str = "laptop", batch: int | None = None) -> Recipe:
@@ -100,7 +27,7 @@ def filip(*, towers: str = "laptop", batch: int | None = None) -> Recipe:
 
     ``towers``: laptop, or b32 and l14 as they were trained on 340 M pairs. The rate follows from the ``batch``.
     """
-    size = _chosen(FILIP, towers)
+    size = chosen(FILIP, towers)
     return Recipe(
         name="filip",
         terms=(ContrastSettings(similarity="tokenwise", part_share=0.25),),
@@ -120,8 +47,8 @@ def wukong(*, towers: str = "laptop", match: Match = "reduced", batch: int | Non
     ``match``: "reduced" compares words with a few learned means of patches, "tokens" with all patches (the paper's
     -F), "global" compares whole vectors (-G). ``towers``: laptop, b32, l14 or swin_l; the ``batch`` is as in `filip`.
     """
-    size = _chosen(WUKONG, towers)
-    _known(match, among=get_args(Match), argument="match")
+    size = chosen(WUKONG, towers)
+    known(match, among=get_args(Match), argument="match")
     image, text = replace(size.image, locked=True), replace(size.text, tokenizer="chinese", context=32, pool="last")
     whole = match == "global"
     if not whole:
@@ -146,7 +73,7 @@ def gloria(*, towers: str = "laptop") -> Recipe:
     ``towers``: laptop, or resnet50 with a clinical BERT, as published. Its rate stays what it is where the paper's is
     halved after 5 epochs without a better one; a whole report is one text here, so give its sentences as texts.
     """
-    size = _chosen(GLORIA, towers)
+    size = chosen(GLORIA, towers)
     ten = ScaleSettings(init=10.0, learned=False)
     # Both directions add up where ours are a mean.
     whole = ContrastSettings(name="global", weight=2.0, scale=ten)
@@ -163,42 +90,6 @@ def gloria(*, towers: str = "laptop") -> Recipe:
         optim=size.optim,
         fit=size.fit,
     )
-
-
-def supcon() -> Recipe:
-    """SupCon (Khosla et al. 2020): two strong views of each image, equal labels belong together; no texts."""
-    strong = Augment(crop=(0.2, 1.0), flip=True, jitter=1.0, gray=0.2)
-    data = StreamSettings(keys="label", views=2, augment=strong)
-    return Recipe(
-        name="supcon",
-        terms=(ViewsSettings(),),
-        data=data,
-        image=replace(DEFAULT_IMAGE, head="mlp"),
-        text=None,
-        width=128,
-    )
-
-
-def cross_entropy() -> Recipe:
-    """Plain classification: a linear layer over the classes of the data; no texts."""
-    data = StreamSettings(keys="label", augment=Augment(crop=(0.2, 1.0), flip=True))
-    return Recipe(
-        name="cross_entropy",
-        terms=(ClassifySettings(),),
-        data=data,
-        image=replace(DEFAULT_IMAGE, head="none"),
-        text=None,
-    )
-
-
-def _chosen(sizes: Mapping[str, Size], towers: str) -> Size:
-    _known(towers, among=sizes, argument="towers")
-    return sizes[towers]
-
-
-def _known(value: str, *, among: Collection[str], argument: str) -> None:
-    if value not in among:
-        raise UserError(f"unknown {argument} {value!r}{suggest(value, among)}; this recipe knows {', '.join(among)}")
 
 
 def _at_batch(optim: OptimSettings, batch: int) -> OptimSettings:

@@ -1,0 +1,154 @@
+"""What a run needs of its data, and what it says before the first step."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from unicl.data.sources import Source
+from unicl.errors import UserError
+from unicl.model import TwoTowers
+from unicl.objective.terms import ClassifySettings, ContrastSettings
+from unicl.recipes import Recipe
+from unicl.recipes.recipe import at_stage, stages_of
+from unicl.similarity.find import OF_PARTS
+from unicl.towers.image import ImageSettings
+from unicl.towers.text import TextSettings
+from unicl.train.learning import Learning
+from unicl.train.stages import Stage, Turn, pick_sources
+
+
+def check(recipe: Recipe, sources: Sequence[Source]) -> None:
+    """Every recipe says by its terms what it needs; what it or the data lacks is an error before the first step."""
+    _check_parts(recipe)
+    samples = [sample for source in sources for sample in source.samples]
+    texts, labels = any(s.captions or s.labels for s in samples), any(s.labels for s in samples)
+    found = "; ".join(f"{source.name} has {_columns(source)}" for source in sources)
+    if not any(s.image is not None for s in samples):
+        raise UserError(f"recipe {recipe.name!r} needs images, but there are none: {found}")
+    for term in recipe.terms:
+        if isinstance(term, ClassifySettings) and not labels:
+            raise UserError(
+                f"recipe {recipe.name!r} needs labels, but {found}; name the label column with 'PATH?label=COLUMN', "
+                "or train with --recipe clip"
+            )
+        if isinstance(term, ContrastSettings) and not texts:
+            raise UserError(
+                f"recipe {recipe.name!r} needs captions or labels, but {found}; name the column with "
+                "'PATH?text=COLUMN' or 'PATH?label=COLUMN'"
+            )
+    classes = {(s.namespace, label) for s in samples for label in s.labels}
+    if len(classes) == 1 and not any(s.captions for s in samples):
+        only = next(iter(classes))[1]
+        raise UserError(
+            f"all labels are {only!r}: one class alone teaches nothing; add another class or captions ({found})"
+        )
+
+
+def _check_parts(recipe: Recipe) -> None:
+    for term in recipe.terms:
+        if not isinstance(term, ContrastSettings) or term.similarity not in OF_PARTS:
+            continue
+        for side, tower in (("image", recipe.image), ("text", recipe.text)):
+            if tower is not None and tower.parts is None:
+                raise UserError(
+                    f"recipe {recipe.name!r} compares parts ({term.similarity!r} in the term {term.name!r}), but its "
+                    f"{side} tower gives none; leave {side}.parts as the recipe has it, write --set "
+                    f"'{side}.parts={{}}', or train with --recipe clip, which compares whole vectors"
+                )
+
+
+def _columns(source: Source) -> str:
+    columns = ", ".join(f"{use} {column!r}" for use, column in source.guessed.items())
+    kinds = Counter(
+        kind for s in source.samples for kind, has in (("captions", s.captions), ("labels", s.labels)) if has
+    )
+    held = (
+        " and ".join(f"{number} samples with {kind}" for kind, number in kinds.items()) or "neither captions nor labels"
+    )
+    return f"{held}{f' (read as: {columns})' if columns else ''}"
+
+
+def introduce(
+    recipe: Recipe,
+    sources: Sequence[Source],
+    *,
+    model: TwoTowers,
+    init: str | None,
+    out: Path,
+    say: Callable[..., None],
+) -> None:
+    """Print what is about to happen, the guessed columns and the defaults included."""
+    for source in sources:
+        say(f"{source.name}: {source.format}, {len(source.samples)} samples, {_columns(source)}")
+        for note in source.notes:
+            say(f"  {note}")
+    shared = _shared_labels(sources)
+    if shared:
+        say(
+            f"  the label {shared[0]!r} (and {len(shared) - 1} more) is in several sources and kept apart; "
+            "give them one namespace with '?namespace=NAME' to merge them"
+        )
+    numbers = sum(p.numel() for p in model.parameters()) / 1e6
+    begun = f" on {init}" if init else ""
+    image, text = f"image {_told(recipe.image, init, f'{recipe.image.size} px')}", "no text"
+    if recipe.text is not None:
+        tokenizer = recipe.text.tokenizer or "its own"
+        text = f"text {_told(recipe.text, init, f'{tokenizer} tokenizer')}"
+    say(f"recipe {recipe.name}{begun}: {image}, {text}, width {model.settings.width}, {numbers:.1f} M parameters")
+    compared = [f"{t.name} by {t.similarity}" for t in recipe.terms if isinstance(t, ContrastSettings)]
+    if any(not each.endswith("cosine") for each in compared):
+        say(f"  compared: {', '.join(compared)}")
+    stages = stages_of(recipe)
+    for number in range(len(stages)) if len(stages) > 1 else ():
+        turn = Turn(stages=stages, number=number)
+        say(f"{turn.name()}: {_learning(recipe, turn.stage)}; {_length(recipe, sources, turn)}")
+    settings = f"{recipe.fit.precision}, seed {recipe.fit.seed}; everything is in {out}"
+    single = f"{_length(recipe, sources, Turn(stages=stages, number=0))}, " if len(stages) == 1 else ""
+    say(f"{single}{settings}")
+
+
+def _length(recipe: Recipe, sources: Sequence[Source], turn: Turn) -> str:
+    """How long a stage is, and how fast it learns."""
+    size = sum(len(s.samples) * s.weight for s in pick_sources(sources, turn.stage))
+    made = at_stage(recipe, turn.number)
+    batch, optim, plateau = made.data.batch, made.optim, turn.stage.plateau
+    steps = made.fit.length(epoch_size=int(size), batch=batch)
+    metric = None if plateau is None else plateau.metric or recipe.fit.metric or "first metric"
+    until = "" if plateau is None else f" or until no better {metric} for {plateau.patience} evaluations"
+    epochs = steps * batch / max(size, 1)
+    return f"batch {batch}, {steps} steps ({epochs:.1f} epochs){until}, {optim.method} at lr {optim.lr:g}"
+
+
+def _learning(recipe: Recipe, stage: Stage) -> str:
+    """What of the towers learns, where a stage differs from another."""
+    towers = [("image", recipe.image), ("text", recipe.text)]
+    told = [f"{name} {_part(stage.learning(tower))}" for name, tower in towers if tower is not None]
+    size = [] if stage.size is None else [f"at {stage.size} px"]
+    return ", ".join(told + size)
+
+
+def _part(learning: Learning) -> str:
+    if learning.never:
+        return "locked with its head"
+    words = {"all": "learns", "head": "locked but for its head", "none": "locked with its head"}[learning.part]
+    blocks = "" if learning.from_block is None else f" from block {learning.from_block} on"
+    names = " in part" if learning.only or learning.locked else ""
+    factors = ", ".join(f"{rate:g}" for rate in learning.rates)
+    return f"{words}{blocks}{names}" + (f" at rates x ({factors})" if learning.rates != (1.0,) else "")
+
+
+def _told(tower: ImageSettings | TextSettings, init: str | None, *more: str) -> str:
+    """A tower's name, where its weights are from unless the model that the run starts on says so, how it learns."""
+    weights = [] if init and tower.weights == "random" else [tower.weights]
+    learns = ["locked"] if tower.locked else [f"adapters of rank {tower.lora}"] if tower.lora else []
+    parts = [] if tower.parts is None else ["parts"]
+    return f"{tower.name} ({', '.join([*weights, *learns, *more, *parts])})"
+
+
+def _shared_labels(sources: Sequence[Source]) -> list[str]:
+    spaces: dict[str, set[str]] = {}
+    for source in sources:
+        for sample in source.samples:
+            for label in sample.labels:
+                spaces.setdefault(label, set()).add(sample.namespace)
+    return sorted(label for label, each in spaces.items() if len(each) > 1)

@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import pytest
+
+from tiny import tiny, write_photos
+from unicl.before import check, introduce
+from unicl.data.sources import load_all
+from unicl.errors import UserError
+from unicl.run import build_model
+from unicl.towers.text import build_tokenizer
+from unicl.train.learning import Learning
+from unicl.train.stages import Plateau, Stage
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    return load_all(write_photos(tmp_path_factory.mktemp("before"), each=4))
+
+
+def said(recipe, sources):
+    lines = []
+    model = build_model(recipe, sources, tokenizer=build_tokenizer(recipe.text, texts=["red green blue"]))
+    introduce(recipe, sources, model=model, init=None, out="runs/a", say=lines.append)
+    return lines
+
+
+def test_a_recipe_says_what_its_data_lack(sources):
+    check(tiny("itl"), sources)
+    with pytest.raises(UserError, match=r"'cross_entropy' needs labels, but captions\.csv has"):
+        check(tiny("cross_entropy"), sources[1:])
+    parts = tiny("filip")
+    with pytest.raises(UserError, match="text tower gives none"):
+        check(replace(parts, text=replace(parts.text, parts=None)), sources)
+
+
+def test_one_stage_is_told_in_one_line(sources):
+    lines = said(tiny("clip", steps=6), sources)
+    assert lines[0].startswith("photos: class folder, 12 samples")
+    assert lines[-1] == "batch 12, 6 steps (3.0 epochs), adamw at lr 0.002, fp32, seed 0; everything is in runs/a"
+
+
+def test_every_stage_says_what_learns_how_long_and_how_fast(sources):
+    first = Stage(name="texts", image=Learning(part="none"), plateau=Plateau(metric="x/y", patience=3), steps=4)
+    second = Stage(name="both", image=Learning(from_block=2, rates=(0, 0.1)), rate=0.1, size=48, batch=6, steps=8)
+    third = Stage(name="names", text=Learning(only=("*.bias",)), image=Learning(part="head"), sources=("photos",))
+    lines = said(replace(tiny("clip", steps=6), stages=(first, second, third)), sources)
+    assert lines[-4:] == [
+        "stage 1 of 3 (texts): image locked with its head, text learns; batch 12, 4 steps (2.0 epochs) or until no "
+        "better x/y for 3 evaluations, adamw at lr 0.002",
+        "stage 2 of 3 (both): image learns from block 2 on at rates x (0, 0.1), text learns, at 48 px; batch 6, 8 "
+        "steps (2.0 epochs), adamw at lr 0.0002",
+        "stage 3 of 3 (names): image locked but for its head, text learns in part; batch 12, 6 steps (6.0 epochs), "
+        "adamw at lr 0.002",
+        "fp32, seed 0; everything is in runs/a",
+    ]
