@@ -216,6 +216,15 @@ def test_base64_that_is_no_image_spoils_one_image_only_and_is_listed(tmp_path, c
     assert Quarantine(limit=9, path=out / "quarantine.jsonl").reasons.keys() == {f"{tmp_path.name}/image 13"}
 
 
+def test_a_broken_first_line_does_not_hide_what_the_file_is(tmp_path):
+    path = write_pair(tmp_path, "train", images=".tsv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(["100\tno base64\n", *lines[1:]]))
+    source = load(str(path))
+    assert source.format == "chinese-clip"
+    assert len([sample for sample in source.samples if sample.image is not None]) == len(lines)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_images_of_every_format_are_read_from_base64(tmp_path, format):
     content = encoded(noise(16, 16), format=format)

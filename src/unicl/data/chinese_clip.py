@@ -20,6 +20,7 @@ TEXTS: Final = ("_texts.jsonl", "_queries.jsonl", ".jsonl")
 
 _LINE: Final = re.compile(rb"(?:\xef\xbb\xbf)?[^\t\n]{1,200}\t[A-Za-z0-9+/_\-]{64}")
 _IMAGES, _PAIRS = "imgs", "pairs"
+_LONGEST: Final = 1 << 24
 _TAIL: Final = 16
 """Where white space is looked for at the end of a line, which need not be copied for that."""
 
@@ -121,12 +122,16 @@ def _images_of(texts: Path) -> Path | None:
 
 
 def _is_images(path: Path) -> bool:
-    """Whether the first line is an id and base64, which no table with a header is."""
+    """Whether a line is an id and base64: the first, which no table with a header has, or the second of half a pair."""
     try:
         with path.open("rb") as file:
-            return _LINE.match(file.read(512)) is not None
+            first, second = (_LINE.match(file.readline(_LONGEST)) is not None for _ in range(2))
     except OSError:
         return False
+    # Where texts wait for these images, a first one that is broken is told as any other.
+    return first or (
+        second and any(asks_for_images(p) for p in _partners(path, own=IMAGES, others=TEXTS) if p.is_file())
+    )
 
 
 def _named(text: str, *, near: Path) -> Path | None:
