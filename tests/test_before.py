@@ -45,8 +45,8 @@ def test_every_stage_says_what_learns_how_long_and_how_fast(sources):
     third = Stage(name="names", text=Learning(only=("*.bias",)), image=Learning(part="head"), sources=("photos",))
     lines = said(replace(tiny("clip", steps=6), stages=(first, second, third)), sources)
     assert lines[-4:] == [
-        "stage 1 of 3 (texts): image locked with its head, text learns; batch 12, 4 steps (2.0 epochs) or until no "
-        "better x/y for 3 evaluations, adamw at lr 0.002",
+        "stage 1 of 3 (texts): image locked with its head, text learns; batch 12, 4 steps (2.0 epochs) or until x/y "
+        "is no better for 3 evaluations, adamw at lr 0.002",
         "stage 2 of 3 (both): image learns from block 2 on at rates x (0, 0.1), text learns, at 48 px; batch 6, 8 "
         "steps (2.0 epochs), adamw at lr 0.0002",
         "stage 3 of 3 (names): image locked but for its head, text learns in part; batch 12, 6 steps (6.0 epochs), "

@@ -113,8 +113,8 @@ def _length(recipe: Recipe, sources: Sequence[Source], turn: Turn) -> str:
     made = at_stage(recipe, turn.number)
     batch, optim, plateau = made.data.batch, made.optim, turn.stage.plateau
     steps = made.fit.length(epoch_size=int(size), batch=batch)
-    metric = None if plateau is None else plateau.metric or recipe.fit.metric or "first metric"
-    until = "" if plateau is None else f" or until no better {metric} for {plateau.patience} evaluations"
+    metric = None if plateau is None else plateau.metric or recipe.fit.metric or "the first metric of --val"
+    until = "" if plateau is None else f" or until {metric} is no better for {plateau.patience} evaluations"
     epochs = steps * batch / max(size, 1)
     return f"batch {batch}, {steps} steps ({epochs:.1f} epochs){until}, {optim.method} at lr {optim.lr:g}"
 

@@ -86,8 +86,8 @@ def train(
     data
         A source; repeat for several.
     recipe
-        clip, unicl, florence, itl (the default), siglip, filip, wukong, gloria, supcon, cross_entropy, or
-        file.py:function.
+        clip, unicl, florence, itl (the default), siglip, filip, wukong, gloria, lit, align, chinese_clip, bert_clip,
+        convirt, supcon, cross_entropy, or file.py:function.
     init
         A model to start from: a checkpoint of any known layout (file or folder), a run, or a hub name. It brings its
         towers, tokenizer, width and scale; an image or text tower alone takes the place of the recipe's.
