@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import torch
 
+from rank_work import KINDS
 from tiny import tiny
+from unicl.before import hiding
 from unicl.data.collate import class_texts
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
 from unicl.data.stream import Place, Stream
-from unicl.lookup import names
 from unicl.run import build_model
 from unicl.space import Columns, all_rows
 from unicl.towers.text import build_tokenizer
@@ -35,7 +36,8 @@ def made(name, data, *, batch=13, tower="test_vit", image=None, text=None, place
         recipe = replace(recipe, text=replace(recipe.text, **(text or {})))
     sources = load_all(data)
     captions = [caption for source in sources for sample in source.samples for caption in sample.captions]
-    tokenizer = None if recipe.text is None else build_tokenizer(recipe.text, texts=[*captions, "red green blue photo"])
+    read = recipe.text or recipe.words
+    tokenizer = None if read is None else build_tokenizer(read, texts=[*captions, "red green blue photo"])
     model = build_model(recipe, sources, tokenizer=tokenizer).double().train()
     stream = Stream(
         sources,
@@ -46,6 +48,7 @@ def made(name, data, *, batch=13, tower="test_vit", image=None, text=None, place
         seed=3,
         quarantine=Quarantine(limit=0),
         place=place,
+        hide=hiding(recipe, tokenizer),
     )
     return model, stream.batch(1)
 
@@ -80,6 +83,7 @@ def uncached(model, batch, chunk):
         texts=texts,
         text_keys=batch.text_keys,
         text_counts=batch.text_counts,
+        captions=batch.captions,
     )
     loss, _ = model.objective(columns)
     loss.backward()
@@ -132,7 +136,7 @@ def ranks_work(rank, data, folder, port):
     torch.set_num_threads(1)
     found = {}
     with start("cpu") as ranks:
-        for name in names():
+        for name in KINDS:
             model, batch = made(name, data, place=Place(rank=rank, ranks=2))
             found[name] = (cached(model, batch, CHUNK, ranks=ranks).loss.item(), gradients(model))
         model, batch = made("clip", data)

@@ -87,6 +87,47 @@ def viewed(*, peers, rank=None):
     return results
 
 
+def classified(*, peers, rank=None):
+    """A linear layer's losses and gradients by name; findings of an image may be asked for in part, or not at all."""
+    from unicl.objective.classify import Classify, ClassifySettings, ClassName
+    from unicl.space import TextType
+
+    rng = np.random.default_rng(7)
+    place = slice(0, 11) if rank is None else own_rows(IMAGES, rank=rank)
+    features, values = torch.tensor(rng.normal(size=(11, 6))), rng.choice([-1.0, 0.0, 0.5, 1.0], (11, 3))
+    settings = {
+        "softmax": ClassifySettings(),
+        "labels": ClassifySettings(loss="sigmoid"),
+        "findings": ClassifySettings(loss="sigmoid", of="findings", unmentioned="ignored"),
+    }
+    results = {}
+    for name, each in settings.items():
+        known = torch.tensor(np.abs(values) if name != "findings" else values)[place]
+        rows, classes = known.nonzero().unbind(1)
+        type = TextType.FINDING if name == "findings" else TextType.CLASS
+        kept = Keys(
+            rows=rows,
+            keys=classes + 1,
+            types=torch.full_like(rows, int(type)),
+            weights=known[rows, classes].float(),
+            size=len(known),
+        )
+        torch.manual_seed(0)
+        layer = Classify(each, features=6, classes=[ClassName(label=str(k), key=k + 1) for k in range(3)]).double()
+        leaf = features[place].clone().requires_grad_()
+        made = Columns(
+            images=Embedding(whole=leaf[:, :0], features=leaf),
+            image_keys=kept,
+            texts=None,
+            text_keys=Keys.empty(0),
+            text_counts=torch.zeros(0).double(),
+        )
+        value = layer(share(made, peers=peers))
+        value.backward()
+        results[name] = [value.detach(), leaf.grad, layer.head.weight.grad, layer.head.bias.grad]
+    return results
+
+
 def columns(rows, *, first):
     whole = torch.arange(first, first + rows, dtype=torch.float64)[:, None] * torch.ones(1, 4, dtype=torch.float64)
     embedding = Embedding(whole=whole, features=whole * 2)
@@ -132,5 +173,6 @@ def gather_work(rank, port, folder):
             "basics": basics(rank, ranks),
             "compared": compared(peers=ranks, alone=False),
             "viewed": viewed(peers=ranks, rank=rank),
+            "classified": classified(peers=ranks, rank=rank),
         }
         torch.save(result, f"{folder}/{rank}.pt")

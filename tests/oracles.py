@@ -209,3 +209,156 @@ def gloria(local, whole, *, temp3=10.0):
 def _shares(values):
     normaliser = _log_sum_exp(values)
     return [math.exp(value - normaliser) for value in values]
+
+
+def medclip(scores, image_findings, text_findings, *, kind="cosine", sharpness=1.0, log_sum_exp=_log_sum_exp):
+    """MedCLIP's loss in plain loops: each row's softmax towards the softmax of what it shares with all columns.
+
+    ``image_findings`` and ``text_findings`` are lists of numbers, ``scores[i][j]`` scaled and of any number type.
+    """
+
+    def share(a, b):
+        dot = sum(x * y for x, y in zip(a, b))
+        if kind == "dot":
+            return sharpness * dot
+        size = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+        return sharpness * dot / size if size else 0.0
+
+    def way(rows, target):
+        total = 0.0
+        for i, row in enumerate(rows):
+            most = max(target[i])
+            masses = [math.exp(s - most) for s in target[i]]
+            log_sum = log_sum_exp(list(row))
+            total = total + sum(m / sum(masses) * (log_sum - s) for m, s in zip(masses, row))
+        return total / len(rows)
+
+    target = [[share(a, b) for b in text_findings] for a in image_findings]
+    return (way(scores, target) + way(_turned(scores), _turned(target))) / 2
+
+
+def precision_at(scores, right, k, *, own=-1):
+    """The share of right answers among the first ``k`` of one query, which is not among them; wrong ones come first."""
+    order = sorted((place for place in range(len(scores)) if place != own), key=lambda n: (-scores[n], right[n]))
+    return sum(bool(right[place]) for place in order[:k]) / k
+
+
+def asked_findings(scores, values, *, unmentioned="absent"):
+    """The mean logistic loss of the findings that are asked for: 1 or more is a yes, -1 or less a no, 0 unmentioned."""
+    losses = []
+    for row, known in zip(scores, values, strict=True):
+        for score, value in zip(row, known, strict=True):
+            if value == 0 and unmentioned == "ignored":
+                continue
+            if value != 0 and abs(value) < 1:
+                continue
+            losses.append(_log_sum_exp([0.0, -score if value >= 1 else score]))
+    return sum(losses) / max(len(losses), 1)
+
+
+def average_precision(scores, yes):
+    """The mean over the yeses of the precision among all that score as high."""
+    found = []
+    for score, there in zip(scores, yes, strict=True):
+        if there:
+            above = [other for value, other in zip(scores, yes, strict=True) if value >= score]
+            found.append(sum(above) / len(above))
+    return sum(found) / len(found)
+
+
+def area_under_roc(scores, yes):
+    """The share of pairs of a yes and a no in which the yes scores higher, a tie for half."""
+    pairs = [(a, b) for a, is_yes in zip(scores, yes) if is_yes for b, other in zip(scores, yes) if not other]
+    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
+
+
+def captioning(scores, texts):
+    """VirTex's captioning loss: ``scores[m][l][v]`` behind each token of each of M texts, shifted by one.
+
+    The mean over all words of all texts; a text is its tokens without padding.
+    """
+    losses = [
+        _log_sum_exp(row) - row[text[place + 1]]
+        for text, rows in zip(texts, scores, strict=True)
+        for place, row in enumerate(rows[: len(text) - 1])
+    ]
+    return sum(losses) / len(losses)
+
+
+def hidden_words(scores, hidden):
+    """The mean of minus the log-probability of each hidden word; ``hidden[m]`` is from places to words."""
+    losses = [_log_sum_exp(scores[m][at]) - scores[m][at][word] for m, each in enumerate(hidden) for at, word in each]
+    return sum(losses) / len(losses)
+
+
+def looking_ahead(weight, grads, *, rate, momentum, decay, every, share):
+    """LookAhead around SGD with momentum, entry by entry (Zhang et al. 2019, algorithm 1)."""
+    fast, slow, speed = list(weight), list(weight), None
+    for step, grad in enumerate(grads, start=1):
+        pull = [g + decay * w for g, w in zip(grad, fast, strict=True)]
+        speed = pull if speed is None else [momentum * v + p for v, p in zip(speed, pull, strict=True)]
+        fast = [w - rate * v for w, v in zip(fast, speed, strict=True)]
+        if step % every == 0:
+            slow = [s + share * (w - s) for s, w in zip(slow, fast, strict=True)]
+            fast = list(slow)
+    return fast
+
+
+def normed(row, gain, shift, *, eps=1e-5):
+    """A layer norm of one vector."""
+    mean = row.sum() / len(row)
+    spread = ((row - mean) ** 2).sum() / len(row)
+    return (row - mean) / (spread + eps) ** 0.5 * gain + shift
+
+
+def looked_at(places, tokens, *, norms, matrices):
+    """ICMLM_att-fc's attention: how much a caption's real ``tokens`` look at each of ``places``, lists of vectors."""
+    (place_gain, place_shift), (token_gain, token_shift) = norms
+    a, b = matrices
+    queries = [b @ normed(token, token_gain, token_shift) for token in tokens]
+    best = []
+    for place in places:
+        key = a @ normed(place, place_gain, place_shift)
+        best.append(max(key @ query / len(key) ** 0.5 for query in queries))
+    exps = [(score - max(best)).exp() for score in best]
+    return [each / sum(exps) for each in exps]
+
+
+def encoded(rows, *, heads, inward, outward, norms, wide, narrow):
+    """One post-norm layer of a transformer over ``rows``, every one of which sees all others (Vaswani et al. 2017).
+
+    ``inward`` stacks the matrices of queries, keys and values; each of these, ``outward``, ``wide`` and ``narrow`` is a
+    weight and a bias, ``norms`` two gains and shifts.
+    """
+    size = len(rows[0])
+    each = size // heads
+    mixed = [inward[0] @ row + inward[1] for row in rows]
+    found = []
+    for row, own in zip(rows, mixed, strict=True):
+        seen = []
+        for head in range(heads):
+            lo, hi = head * each, (head + 1) * each
+            exps = [(own[lo:hi] @ other[size + lo : size + hi] / each**0.5).exp() for other in mixed]
+            values = [other[2 * size + lo : 2 * size + hi] for other in mixed]
+            seen.extend(sum(w * v for w, v in zip(exps, values, strict=True)) / sum(exps))
+        joined = sum(column * value for column, value in zip(outward[0].T, seen, strict=True)) + outward[1]
+        state = normed(row + joined, *norms[0])
+        inner = wide[0] @ state + wide[1]
+        inner = inner * 0.5 * (1 + (inner / 2**0.5).erf())
+        found.append(normed(state + narrow[0] @ inner + narrow[1], *norms[1]))
+    return found
+
+
+def bag_of_words(scores, words, *, log_sum_exp=_log_sum_exp):
+    """Cross-entropy of each row of scores with 1 / K for each of its set of K words (Joulin et al. 2016)."""
+    losses = [log_sum_exp(row) - sum(row[w] for w in own) / len(own) for row, own in zip(scores, words, strict=True)]
+    return sum(losses) / len(losses)
+
+
+def words_asked_one_by_one(scores, words):
+    """Binary cross-entropy of every entry: yes for the words of a row, no for all others."""
+    losses = []
+    for row, own in zip(scores, words, strict=True):
+        for entry, score in enumerate(row):
+            losses.append((1 + (-score if entry in own else score).exp()).log())
+    return sum(losses) / len(losses)

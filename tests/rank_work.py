@@ -6,6 +6,7 @@ import socket
 import torch
 
 from tiny import tiny
+from unicl.before import hiding
 from unicl.data.collate import class_texts
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
@@ -17,6 +18,9 @@ from unicl.train.compute import ComputeSettings
 from unicl.train.ranks import Ranks, start
 from unicl.train.step import plain_step
 
+KINDS = ("cross_entropy", "filip", "gloria", "icmlm", "itl", "medclip", "siglip", "supcon", "virtex")
+"""A recipe of each kind of term, where all of them would say the same again."""
+
 
 def model_and_batch(name, data, *, rank=0, ranks=1):
     """A recipe's model in training, and one process's part of a batch of 13."""
@@ -24,7 +28,8 @@ def model_and_batch(name, data, *, rank=0, ranks=1):
     sources = load_all(data)
     texts = class_texts(recipe.data.prompts)
     captions = [caption for source in sources for sample in source.samples for caption in sample.captions]
-    tokenizer = None if recipe.text is None else build_tokenizer(recipe.text, texts=[*captions, "red green blue photo"])
+    read = recipe.text or recipe.words
+    tokenizer = None if read is None else build_tokenizer(read, texts=[*captions, "red green blue photo"])
     model = build_model(recipe, sources, tokenizer=tokenizer).double().train()
     stream = Stream(
         sources,
@@ -35,6 +40,7 @@ def model_and_batch(name, data, *, rank=0, ranks=1):
         seed=3,
         quarantine=Quarantine(limit=0),
         place=Place(rank=rank, ranks=ranks),
+        hide=hiding(recipe, tokenizer),
     )
     return model, stream.batch(1)
 
@@ -64,7 +70,7 @@ def step_work(rank, data, folder, port, ranks):
                     group=group,
                     compute=ComputeSettings(exchange=exchange, keep_mb=0),
                 )
-                for name in names()
+                for name in (names() if exchange == "gather" else KINDS)
             }
             for exchange in ("gather", "ring")
         }

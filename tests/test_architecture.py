@@ -27,6 +27,7 @@ ORDER = (
     "before",
     "run",
     "exports",
+    "finetune",
     "demo",
     "cli",
     "__main__",

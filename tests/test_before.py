@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from tiny import tiny, write_photos
-from unicl.before import check, introduce
+from unicl.before import check, hiding, introduce
 from unicl.data.sources import load_all
 from unicl.errors import UserError
+from unicl.objective.terms import CaptionSettings
 from unicl.run import build_model
 from unicl.towers.text import build_tokenizer
 from unicl.train.learning import Learning
@@ -14,7 +15,7 @@ from unicl.train.stages import Plateau, Stage
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    return load_all(write_photos(tmp_path_factory.mktemp("before"), each=4))
+    return load_all(write_photos(tmp_path_factory.mktemp("before"), each=4, findings=True))
 
 
 def said(recipe, sources):
@@ -53,3 +54,53 @@ def test_every_stage_says_what_learns_how_long_and_how_fast(sources):
         "adamw at lr 0.002",
         "fp32, seed 0; everything is in runs/a",
     ]
+
+
+def test_findings_must_be_known_of_images_and_of_texts_and_be_called_alike(tmp_path, sources):
+    (tmp_path / "t.csv").write_text("text,finding:Edema\nno edema,0\n", encoding="utf-8")
+    texts = load_all([str(tmp_path / "t.csv")])
+    check(tiny("medclip"), sources)
+    with pytest.raises(
+        UserError, match=r"by their findings, but no images have any: photos has 12 samples with labels"
+    ):
+        check(tiny("medclip"), [sources[0], *texts])
+    photos = [replace(each, samples=tuple(replace(s, captions=()) for s in each.samples)) for each in sources]
+    with pytest.raises(
+        UserError, match=r"of images \('blue', 'green', 'red'\) and of texts \('Edema'\) have no name in"
+    ):
+        check(tiny("medclip"), [*photos, *texts])
+
+
+def test_a_recipe_that_predicts_captions_needs_them_beside_images(sources, tmp_path):
+    check(tiny("virtex"), sources)
+    with pytest.raises(UserError, match=r"'virtex' predicts captions.*photos has 12 samples with labels.*text=COLUMN"):
+        check(tiny("virtex"), sources[:1])
+    (tmp_path / "texts.csv").write_text("caption\na red square\n", encoding="utf-8")
+    photos, texts = sources[0], load_all((str(tmp_path / "texts.csv"),))[0]
+    with pytest.raises(
+        UserError, match=r"needs both in one row, which none has.*texts\.csv has 1 samples with captions"
+    ):
+        check(tiny("virtex"), [photos, texts])
+    plain = tiny("virtex")
+    with pytest.raises(UserError, match=r"--set data\.captions=true"):
+        check(replace(plain, data=replace(plain.data, captions=False)), sources)
+
+
+def test_words_are_hidden_where_a_term_looks_for_them_and_no_other_reads_them():
+    masked, written = (CaptionSettings(task=task, name=task) for task in ("masked", "captioning"))
+    recipe = tiny("virtex")
+    tokenizer = build_tokenizer(recipe.words, texts=["a red square"])
+    assert hiding(recipe, tokenizer) is None
+    hide = hiding(replace(recipe, terms=(masked,)), tokenizer)
+    assert (hide.mask, hide.size) == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
+    with pytest.raises(UserError, match="'captioning' writes captions whole, but 'masked' hides"):
+        hiding(replace(recipe, terms=(masked, written)), tokenizer)
+
+
+def test_images_and_texts_that_never_come_together_are_no_pairs(tmp_path, sources):
+    (tmp_path / "t.csv").write_text("text\nno edema\n", encoding="utf-8")
+    alone = [replace(each, samples=tuple(replace(s, captions=(), labels=()) for s in each.samples)) for each in sources]
+    with pytest.raises(
+        UserError, match=r"'clip' needs pairs, but no row has both an image and a text or label: photos has"
+    ):
+        check(tiny("clip"), [*alone, *load_all([str(tmp_path / "t.csv")])])

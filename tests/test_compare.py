@@ -13,9 +13,11 @@ from unicl import compare
 from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers, ZeroShotSettings
-from unicl.objective.terms import ContrastSettings
+from unicl.objective.likelihood import log_likelihoods
+from unicl.objective.terms import BagSettings, CaptionSettings, ContrastSettings
 from unicl.space import Embedding, Parts
 from unicl.towers.image import ImageSettings
+from unicl.towers.parts import ImageParts
 from unicl.towers.text import TextSettings
 
 TEXTS = ["a red picture", "number 7", "a photo of a blue picture number 3", "green"]
@@ -29,7 +31,7 @@ class Said(nn.Module):
 
     def __init__(self, tokenizer, vectors):
         super().__init__()
-        self.pool = "end"
+        self.pool, self.parts = "end", None
         self.known = {self.key(*tokenizer([text])): vector for text, vector in vectors.items()}
 
     @staticmethod
@@ -309,3 +311,79 @@ def test_comparing_keeps_no_gradient(filip, pictures):
     images = replace(filip.encode_images(pictures), whole=torch.randn(8, 16, requires_grad=True))
     assert not compare.scores(filip, images, filip.encode_texts(TEXTS), view="instances")[0].requires_grad
     assert not compare.class_scores(filip, images, ["red"], templates=("{}",)).requires_grad
+
+
+def test_the_mean_and_the_maximum_of_prompts_can_be_chosen_for_any_model(pictures):
+    model = tiny_model()
+    names, templates = ["red", "blue"], ("a {} thing", "{}", "so {}")
+    images = model.encode_images(pictures)
+    view = model.views_of(images)["classes"]
+    cosines = torch.stack(
+        [view @ model.embed_text([t.replace("{}", n) for t in templates], view="classes").T for n in names]
+    )
+    assert compare.together(model, None) is model
+    assert model.settings.zero_shot.ensemble == "embeddings"
+    for ensemble, expected in (("similarities", cosines.mean(2).T), ("best", cosines.amax(2).T)):
+        assert compare.together(model, ensemble).settings.zero_shot.ensemble == ensemble
+        torch.testing.assert_close(compare.class_scores(model, images, names, templates=templates), expected)
+
+
+def telling(term, *, tokenizer=None):
+    """A model without a text tower that predicts captions by a term."""
+    torch.manual_seed(0)
+    parts = ImageParts(head="none", unit=False) if isinstance(term, CaptionSettings) else None
+    settings = ModelSettings(
+        image=ImageSettings(name="test_vit", size=32, head="none", parts=parts),
+        text=None,
+        width=64,
+        terms=(term,),
+        zero_shot=ZeroShotSettings(ensemble="likelihood"),
+    )
+    tokenizer = tokenizer or train_tokenizer(["a photo of a red cat.", "a dog"], vocab_size=300, context=40)
+    return TwoTowers(settings, tokenizer=tokenizer).eval()
+
+
+CAPTION = CaptionSettings(task="captioning", width=32, heads=2)
+NAMES = ["cat", "red dog", "dog"]
+
+
+@pytest.mark.parametrize("term", [CAPTION, BagSettings()])
+def test_a_model_that_predicts_captions_scores_classes_by_how_likely_their_texts_are(term, pictures):
+    model = telling(term)
+    assert not compare.classes_by_vectors(model)
+    assert compare.knows_names(model)
+    images = model.encode_images(pictures)
+    prompts = compare.usual_prompts(model, NAMES)
+    found = compare.class_scores(model, images, NAMES, templates=prompts)
+    [teller] = model.objective.terms.values()
+    texts = [prompt.replace("{}", name) for name in NAMES for prompt in prompts]
+    tokens, mask = model.tokenizer(texts)
+    wanted = log_likelihoods(teller, images, tokens, mask=mask)
+    torch.testing.assert_close(found, wanted)
+    assert texts == (NAMES if isinstance(term, BagSettings) else [f"a photo of a {name}." for name in NAMES])
+    torch.testing.assert_close(compare.class_shares(model, found, pictures=8), wanted.softmax(1))
+    close = compare.class_scores(model, compare.kept(model, images), NAMES, templates=prompts)
+    torch.testing.assert_close(close, found, rtol=2e-3, atol=2e-2)
+
+
+def test_several_prompts_are_the_mean_of_their_log_likelihoods(pictures):
+    model = telling(CAPTION)
+    images = model.encode_images(pictures)
+    each = [compare.class_scores(model, images, NAMES, templates=(prompt,)) for prompt in ("a {}", "the {} here")]
+    both = compare.class_scores(model, images, NAMES, templates=("a {}", "the {} here"))
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+
+
+def test_the_usual_prompts_are_those_of_the_language_and_of_what_is_predicted(filip):
+    assert compare.usual_prompts(telling(CAPTION), ["猫", "狗"]) == ("一张{}的图片。",)
+    assert compare.usual_prompts(telling(BagSettings()), ["猫", "狗"]) == ("{}",)
+    assert len(compare.usual_prompts(filip, ["cat"])) > 5
+
+
+def test_a_likelihood_that_no_term_tells_and_a_name_without_words_are_errors(pictures):
+    model = telling(CaptionSettings(task="masked", width=32, heads=2))
+    with pytest.raises(UserError, match="has no term that predicts them"):
+        compare.class_scores(model, model.encode_images(pictures), NAMES, templates=("{}",))
+    bag = telling(BagSettings())
+    with pytest.raises(UserError, match="has no word that this model knows"):
+        compare.class_scores(bag, bag.encode_images(pictures), ["cat", " "], templates=("{}",))

@@ -62,3 +62,9 @@ def test_what_a_recipe_takes_from_other_processes_and_from_a_teacher_has_flags()
     assert (made.terms[0].gather, made.terms[1].teacher, made.data.batch) == ("none", "runs/large", 64)
     with pytest.raises(UserError, match="has no field 'gather'"):
         assigned("clip", Dials(gather="none"), more=())
+
+
+def test_a_tokenizer_may_be_of_words_that_are_predicted_and_a_task_and_width_are_the_recipes():
+    made = assigned("virtex", Dials(tokenizer="clip", task="captioning", width=64), more=())
+    assert (made.words.tokenizer, made.text, made.width) == ("clip", None, None)
+    assert [(term.task, term.width) for term in made.terms] == [("captioning", 64)]

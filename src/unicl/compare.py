@@ -1,15 +1,19 @@
 """Pictures and texts compared as a model's use asks for it: wholes, parts, or several terms together; and classes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from unicl.data.prompts import Prompts, fill, sentences_for
+from unicl.data.prompts import Prompts, fill, language_of, sentences_for, templates
 from unicl.errors import UserError
-from unicl.model import TwoTowers, View
+from unicl.model import Ensemble, TwoTowers, View, quiet
+from unicl.objective.bag import Bag
+from unicl.objective.classify import ClassifySettings
+from unicl.objective.likelihood import log_likelihoods, teller
+from unicl.objective.predict import Caption
 from unicl.objective.terms import ContrastSettings
 from unicl.similarity.find import Similarity, find_similarity
 from unicl.space import Embedding
@@ -19,6 +23,8 @@ PRODUCTS: Final = 1 << 22
 TEXTS: Final = 256
 """Prompts that are encoded together."""
 _PAIRS: Final = 8
+_CAPTION: Final[Mapping[str, str]] = {"en": "a photo of a {}.", "zh": "一张{}的图片。"}
+"""The caption whose likelihood scores a class."""
 
 
 def terms_of(model: TwoTowers, view: View) -> tuple[ContrastSettings, ...]:
@@ -34,12 +40,49 @@ def reads_parts(model: TwoTowers, view: View) -> bool:
 def classes_by_vectors(model: TwoTowers) -> bool:
     """Whether one vector a class tells its scores, so that `TwoTowers.classifier` can be used for them."""
     zero_shot = model.settings.zero_shot
-    return model.text is None or (zero_shot.ensemble == "embeddings" and not zero_shot.standardise)
+    return not knows_names(model) or (zero_shot.ensemble == "embeddings" and not zero_shot.standardise)
+
+
+def knows_names(model: TwoTowers) -> bool:
+    """Whether a model scores a class by any name: it reads texts, or it predicts them."""
+    return model.settings.reads_texts or model.settings.zero_shot.ensemble == "likelihood"
+
+
+def require_texts(model: TwoTowers) -> None:
+    """Raise `UserError` for a model whose text tower cannot be asked about pictures."""
+    if model.text is not None and not model.settings.reads_texts:
+        raise UserError(
+            f"this model was trained with {model.settings.recipe!r}, where texts only help to learn pictures and are "
+            "not compared with them; use what it says of pictures: unicl embed, unicl evaluate --task probe, or a "
+            "picture as the query of unicl search"
+        )
+
+
+def usual_prompts(model: TwoTowers, names: Sequence[str]) -> Prompts:
+    """The prompts for classes of these names where nobody gives any: the set of their language.
+
+    Of a model that predicts captions it is one sentence ("a photo of a cat."), and of a bag of words the name alone,
+    since every other word would count as much.
+    """
+    language = language_of(names)
+    if model.settings.zero_shot.ensemble != "likelihood":
+        return templates(language)
+    return ("{}",) if isinstance(_teller(model), Bag) else (_CAPTION[language],)
+
+
+def together(model: TwoTowers, ensemble: Ensemble | None) -> TwoTowers:
+    """The same model, which from now on puts several prompts of a class together so; None leaves it as it is."""
+    if ensemble is not None:
+        zero_shot = replace(model.settings.zero_shot, ensemble=ensemble)
+        model.settings = replace(model.settings, zero_shot=zero_shot)
+    return model
 
 
 def kept(model: TwoTowers, images: Embedding) -> Embedding | None:
     """What must stay of encoded pictures to compare them later: parts as float16; None if views of wholes tell all."""
-    parts = images.parts if reads_parts(model, "instances") or reads_parts(model, "classes") else None
+    views: tuple[View, ...] = ("instances", "classes")
+    likely = model.settings.zero_shot.ensemble == "likelihood" and isinstance(_teller(model), Caption)
+    parts = images.parts if likely or any(reads_parts(model, view) for view in views) else None
     if parts is None and classes_by_vectors(model):
         return None
     return replace(images, parts=None if parts is None else replace(parts, values=_halved(parts.values)))
@@ -106,6 +149,25 @@ def class_scores(
     return standardised(found) if model.settings.zero_shot.standardise else found
 
 
+def likelihoods(model: TwoTowers, images: Embedding, texts: Sequence[str]) -> Tensor:
+    """``(I, T)``: how likely each text is for each picture, to a model that predicts captions.
+
+    See `unicl.objective.likelihood.log_likelihoods`. Raises `UserError` for a model that predicts none, and for a text
+    in which it finds no word.
+    """
+    term, tokenizer = _teller(model), model.tokenizer
+    assert tokenizer is not None
+    tokens, mask = (each.to(model.device) for each in tokenizer(list(texts)))
+    found = torch.empty(len(images.whole), len(texts))
+    with quiet(model):
+        for rows in _slices(len(images.whole), TEXTS):
+            found[rows] = log_likelihoods(term, _ready(images.select(rows), model.device), tokens, mask=mask).cpu()
+    empty = found.isneginf().any(0).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(f"the class text {texts[empty[0]]!r} has no word that this model knows; give another name")
+    return found
+
+
 @torch.no_grad()
 def ensemble_scores(
     model: TwoTowers,
@@ -120,11 +182,12 @@ def ensemble_scores(
     "embeddings": the cosine with the mean of the prompts' vectors (`TwoTowers.classifier`). The others compare with
     each prompt, the way from picture to text, without the learned scale: "similarities" is the mean (FILIP, section
     3.2), "probabilities" the mean of softmaxes over the classes, prompt by prompt (Wukong's code), "best" the largest
-    (GLoRIA). Each prompt is encoded once, `TEXTS` at a time; ``tick`` is called after each prompt of all classes.
-    Raises `UserError` for no class, and for probabilities over classes that have different numbers of prompts.
+    (GLoRIA), "likelihood" the mean of `likelihoods`. Each prompt is encoded once, `TEXTS` at a time; ``tick`` is called
+    after each prompt of all classes. Raises `UserError` for no class, and for probabilities over classes that have
+    different numbers of prompts.
     """
     ensemble = model.settings.zero_shot.ensemble
-    if model.text is None or ensemble == "embeddings":
+    if not knows_names(model) or ensemble == "embeddings":
         return model.views_of(images)["classes"] @ model.classifier(names, templates=templates).T
     prompts = filled(names, templates)
     counts = torch.tensor([len(several) for several in prompts])
@@ -164,21 +227,25 @@ def class_shares(model: TwoTowers, scores_NC: Tensor, *, pictures: int) -> Tenso
     """``(N, C)`` probabilities of classes from `class_scores` of so many ``pictures``, of which these may be some.
 
     The softmax of scores times the learned scale; of scores in deviations, of these alone; mean probabilities are what
-    they are.
+    they are; of a layer of a sigmoid, each class has its own.
     """
     zero_shot = model.settings.zero_shot
     if zero_shot.standardise and pictures > 1:
         return scores_NC.softmax(-1)
     if model.text is not None and zero_shot.ensemble == "probabilities":
         return scores_NC
-    # A classifier's own layer gives logits as they are; only similarities have a learned scale.
-    scale = 1.0 if model.text is None else model.scale("classes")
+    if model.text is None and any(
+        isinstance(t, ClassifySettings) and t.loss == "sigmoid" for t in model.settings.terms
+    ):
+        return scores_NC.sigmoid()
+    # A classifier's own layer gives logits as they are, and so does a likelihood; similarities have a learned scale.
+    scale = 1.0 if model.text is None or zero_shot.ensemble == "likelihood" else model.scale("classes")
     return (scale * scores_NC).softmax(-1)
 
 
 def set_note(model: TwoTowers, pictures: int) -> str | None:
     """What must stand beside class scores of so many pictures that depend on the set, or are one picture's."""
-    if model.text is None or not model.settings.zero_shot.standardise:
+    if not knows_names(model) or not model.settings.zero_shot.standardise:
         return None
     if pictures < 2:
         return "a single picture is not z-scored, as several would be over their set: its classes compare by raw scores"
@@ -187,6 +254,8 @@ def set_note(model: TwoTowers, pictures: int) -> str | None:
 
 def how_compared(model: TwoTowers, view: View) -> str:
     """What compares pictures and texts of a view, in words."""
+    if view == "classes" and model.settings.zero_shot.ensemble == "likelihood":
+        return "how likely the model finds them for a picture"
     names = dict.fromkeys(term.similarity for term in terms_of(model, view))
     return " and ".join(names) or "cosine"
 
@@ -199,7 +268,19 @@ def filled(names: Sequence[str], templates: Prompts) -> list[list[str]]:
     return found
 
 
+def _teller(model: TwoTowers) -> Bag | Caption:
+    found = teller(model.objective.terms.values())
+    if found is None or model.tokenizer is None:
+        raise UserError(
+            f"this model scores classes by the likelihood of captions, but its recipe {model.settings.recipe!r} has no "
+            "term that predicts them; give it one of the kind 'caption' or 'bag', or another zero_shot.ensemble"
+        )
+    return found
+
+
 def _of_texts(model: TwoTowers, images: Embedding, texts: Sequence[str]) -> Tensor:
+    if model.settings.zero_shot.ensemble == "likelihood":
+        return likelihoods(model, images, texts)
     parts = [
         scores(model, images, model.encode_texts(texts[rows], batch=TEXTS), view="classes")[0]
         for rows in _slices(len(texts), TEXTS)

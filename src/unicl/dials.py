@@ -22,11 +22,20 @@ class Dials:
     towers
         The paper's towers and how they were trained, in place of a laptop's: filip b32 or l14; wukong b32, l14 or
         swin_l; gloria resnet50; lit b32, b16 or l16; align b7, l2 or coyo; chinese_clip rn50, b16, l14, l14_336 or
-        h14; bert_clip b32; convirt resnet50.
+        h14; bert_clip b32; medclip swin or resnet50; convirt and virtex resnet50; icmlm and tag_prediction resnet50
+        or vgg16.
     match
-        wukong: what is compared, words with reduced patches, all tokens, or the global vectors.
+        wukong: what is compared, words with reduced patches, all tokens, or the global vectors; medclip: how findings
+        are, by the cosine (the paper) or the dot product (its code).
     setting
         lit: a letter for images and one for texts: L locked, U trained before, u from random weights; Lu if not given.
+    task
+        virtex: bicaptioning, captioning, masked (hidden words), tokens (words in no order) or labels.
+    model
+        icmlm: a transformer over places and tokens (tfm), or attention to places that the caption steers (att_fc).
+    tags
+        icmlm, tag_prediction: which words of captions images are tagged with: nouns, adjectives (and nouns), verbs (and
+        both) or clusters of captions.
     gather
         chinese_clip, bert_clip: what is taken from other processes: rows and gradients (exact), rows (detached), none.
     teacher
@@ -81,8 +90,11 @@ class Dials:
     lr: float | None = None
     width: int | None = None
     towers: str | None = None
-    match: Literal["reduced", "tokens", "global"] | None = None
+    match: Literal["reduced", "tokens", "global", "cosine", "dot"] | None = None
     setting: str | None = None
+    task: str | None = None
+    model: str | None = None
+    tags: str | None = None
     gather: Literal["exact", "detached", "none"] | None = None
     teacher: str | None = None
     class_share: float | None = None
@@ -114,7 +126,8 @@ class Dials:
 
 
 ARGUMENTS = (
-    *("width", "batch", "text", "towers", "match", "setting", "gather", "teacher"),
+    *("width", "batch", "text", "towers", "match", "setting", "task", "model", "tags"),
+    *("gather", "teacher"),
     *("class_share", "class_dims"),
 )
 """The flags that are arguments of a recipe; those of every recipe, `FIRST`, are fields where they are none."""
@@ -169,6 +182,8 @@ def turned(recipe: Any, dials: Dials, *, more: Sequence[str]) -> Any:
     from unicl.config import assign
 
     fields = {field: value for dial, field in _FIELDS if (value := getattr(dials, dial)) is not None}
+    if recipe.text is None and recipe.words is not None and "text.tokenizer" in fields:
+        fields["words.tokenizer"] = fields.pop("text.tokenizer")
     if dials.image is not None and dials.image_weights is None:
         fields["image.weights"] = "random"
     if dials.text is not None and dials.text_weights is None and recipe.text is not None:

@@ -18,15 +18,17 @@ from torch.nn import functional as F
 
 from unicl.data.image import decode, fit
 from unicl.data.prompts import Prompts, fill, sentences_for
-from unicl.data.text import Tokenizer, load_tokenizer
+from unicl.data.text import Tokenizer
 from unicl.errors import UserError, suggest
-from unicl.objective.terms import Classify, ClassName, ContrastSettings, Objective, TermSettings
+from unicl.objective.terms import Classify, ClassName, ContrastSettings, MaskedSettings, Objective, TermSettings
+from unicl.objective.words import Words
 from unicl.space import Batch, Columns, Embedding, ImageSource, Parts, Slice, Streamed, all_rows, prefix
 from unicl.towers.image import ImageSettings, ImageTower
+from unicl.towers.parts import PartsHead
 from unicl.towers.text import OWN_NAMES, TextSettings, TextTower
 
 View = Literal["instances", "classes"]
-Ensemble = Literal["embeddings", "similarities", "probabilities", "best"]
+Ensemble = Literal["embeddings", "similarities", "probabilities", "best", "likelihood"]
 Images = Tensor | Sequence[ImageSource | Image.Image | str]
 
 
@@ -36,7 +38,8 @@ class ZeroShotSettings:
 
     * ``ensemble``: "embeddings" compares with the mean of the prompts' vectors (CLIP); the others compare with each
       prompt: "similarities" is the mean of the scores (FILIP), "probabilities" that of softmaxes over classes of the
-      scores as they are (Wukong's code), "best" the highest score (GLoRIA).
+      scores as they are (Wukong's code), "best" the highest score (GLoRIA). "likelihood" is how likely a model that
+      predicts captions finds the prompts, the mean of their log-likelihoods.
     * ``standardise``: whether each class's scores are brought to mean 0 and deviation 1 over the pictures that are
       looked at together (GLoRIA). Predictions then depend on that set; of one picture, scores stay as they are.
     """
@@ -62,14 +65,21 @@ class ModelSettings:
     def views(self) -> dict[View, int | None]:
         """How many leading dimensions each use reads: classes and instances; None is all of them."""
         dims = {t.texts: t.dims for t in self.terms if isinstance(t, ContrastSettings)}
-        whole = dims.get("all")
+        whole = dims.get("all", dims.get("findings"))
         return {"instances": dims.get("captions", whole), "classes": dims.get("classes", whole)}
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether texts are compared with images: not by a language model that only helps to find hidden words."""
+        helps = any(isinstance(t, MaskedSettings) for t in self.terms)
+        return self.text is not None and (not helps or any(isinstance(t, ContrastSettings) for t in self.terms))
 
     def contrasts(self, view: View) -> tuple[ContrastSettings, ...]:
         """The contrasts that say what belongs together in a view."""
         wanted = {"instances": "captions", "classes": "classes"}[view]
         found = [t for t in self.terms if isinstance(t, ContrastSettings)]
-        return tuple(t for t in found if t.texts == wanted) or tuple(t for t in found if t.texts == "all")
+        fitting = [tuple(t for t in found if t.texts == texts) for texts in (wanted, "all", "findings")]
+        return next((each for each in fitting if each), ())
 
     def reads_parts(self, view: View) -> bool:
         """Whether a view compares more than whole vectors."""
@@ -96,13 +106,21 @@ class TwoTowers(nn.Module):
         self.image = ImageTower(settings.image, width=settings.width) if image is None else image
         self.text = _text_tower(settings, tokenizer) if text is None else text
         features = self.image.feature_width
-        self.objective = Objective(settings.terms, features=features, classes=settings.classes)
+        self.objective = Objective(
+            settings.terms,
+            features=features,
+            width=settings.width,
+            classes=settings.classes,
+            image_parts=_width_of(self.image.parts),
+            text_parts=0 if self.text is None else _width_of(self.text.parts),
+            words=None if tokenizer is None else words_of(tokenizer),
+        )
         self.teacher: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return self.image.mean.device
 
     def forward(self, batch: Batch) -> Columns:
         """Both columns of a batch through their towers; each distinct text is encoded once."""
@@ -114,6 +132,7 @@ class TwoTowers(nn.Module):
             text_keys=batch.text_keys,
             text_counts=batch.text_counts,
             taught=self.taught(batch),
+            captions=batch.captions,
         )
 
     def taught(self, batch: Batch) -> Tensor | None:
@@ -175,10 +194,10 @@ class TwoTowers(nn.Module):
     def views_of(self, images: Embedding) -> dict[View | Literal["features"], Tensor]:
         """Encoded pictures in each view, and their features."""
         whole, features = images.whole, images.features
-        classes = self.see(whole, view="classes")
-        if self.text is None and self._head() is not None:
-            # A classifier's view of classes: features and a 1, to meet weights and biases in `classifier`.
-            classes = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        classes, head = self.see(whole, view="classes"), self._head()
+        if self.text is None and head is not None:
+            # A classifier's view of classes: what it reads and a 1, to meet weights and biases in `classifier`.
+            classes = torch.cat([head.seen(images), torch.ones(len(features), 1)], dim=1)
         return {"instances": self.see(whole, view="instances"), "classes": classes, "features": features}
 
     def embed_text(self, texts: Sequence[str], *, view: View = "instances", batch: int = 256) -> Tensor:
@@ -260,16 +279,32 @@ class TwoTowers(nn.Module):
         return distinct.select(batch.text_index)
 
 
+def words_of(tokenizer: Tokenizer) -> Words:
+    """The tokens of a tokenizer, as terms that predict words see them."""
+    marks = tokenizer.inner.encode("").ids
+    mask = next((i for m in ("[MASK]", "<mask>") if (i := tokenizer.inner.token_to_id(m)) is not None), None)
+    size = tokenizer.vocab_size
+    start = marks[0] if marks and marks[0] != tokenizer.eos_id else -1
+    return Words(
+        size=size + (mask is None),
+        pad=tokenizer.pad_id,
+        start=start,
+        end=tokenizer.eos_id,
+        mask=size if mask is None else mask,
+        context=tokenizer.context,
+    )
+
+
 def load_model(folder: str | Path) -> TwoTowers:
     """Read a model folder, or the newest model of a run folder; raises `UserError` if there is none."""
     home = model_folder(Path(folder))
     settings = read_settings(home / "config.json")
     tokens = home / "tokenizer"
-    context = settings.text.context if settings.text else 77
+    context = settings.text.context if settings.text else None
     if settings.text is not None and (home / "text").is_dir():
         # The folder or package that the text model came from may not be on this machine.
         settings = replace(settings, text=replace(settings.text, name=str(home / "text")))
-    model = TwoTowers(settings, tokenizer=load_tokenizer(str(tokens), context=context) if tokens.is_dir() else None)
+    model = TwoTowers(settings, tokenizer=Tokenizer.load(tokens, context=context) if tokens.is_dir() else None)
     try:
         model.load_state_dict(load_file(home / "model.safetensors"))
     except Exception as error:
@@ -359,3 +394,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _width_of(parts: PartsHead | None) -> int:
+    return 0 if parts is None else parts.width

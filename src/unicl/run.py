@@ -14,19 +14,20 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 
-from unicl.before import check, introduce
+from unicl.before import check, hiding, hiding_concepts, introduce, tagged_sources
 from unicl.config import differences, from_plain, read_yaml, to_plain, to_yaml
 from unicl.data.collate import class_texts
-from unicl.data.keys import class_key
+from unicl.data.keys import class_key, finding_key
 from unicl.data.prompts import fill, read_names
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source, load_all
 from unicl.data.stream import Place, Stream
+from unicl.data.subset import part_of
 from unicl.data.text import Tokenizer, load_tokenizer
 from unicl.dials import ARGUMENTS, Dials, assigned, beside, turned
 from unicl.errors import UserError
 from unicl.evaluate.during import evaluator
-from unicl.model import ModelSettings, TwoTowers
+from unicl.model import ModelSettings, TwoTowers, load_model
 from unicl.objective.terms import ClassifySettings, ClassName
 from unicl.published import adopt, fill_model, read_published, teach
 from unicl.recipes import Recipe
@@ -42,6 +43,7 @@ from unicl.train.ranks import Ranks, start
 from unicl.train.record import Record, replace_text
 from unicl.train.stages import check_stages, pick_sources
 from unicl.train.watch import guard, together
+from unicl.use.head import write_start
 
 SEEDS: Final = 1_000_003
 """How far the seeds of two stages lie apart."""
@@ -51,8 +53,9 @@ SEEDS: Final = 1_000_003
 class Job:
     """All that defines a run besides the machine: the recipe, the data, and what was asked of bad data.
 
-    ``data`` and ``val`` are sources as typed; ``init`` is a model to start from; ``class_names`` a file from label to
-    one or more names.
+    ``data`` and ``val`` are sources as typed; ``init`` is a model to start from, or ``start`` the folder of one of
+    which nothing but the weights will change; ``class_names`` a file from label to one or more names. ``fraction`` of
+    the training data is learned from, drawn by the recipe's seed (`unicl.data.subset.part_of`).
     """
 
     recipe: Recipe
@@ -61,16 +64,27 @@ class Job:
     init: str | None = None
     class_names: str | None = None
     max_bad: int = 100
+    start: str | None = None
+    fraction: float = 1.0
 
 
-def train(job: Job, out: Path, *, resume: bool = False, device: str = "auto", profile: bool = False) -> Outcome:
+def train(
+    job: Job,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    profile: bool = False,
+    start_from: TwoTowers | None = None,
+) -> Outcome:
     """Run a job in the folder ``out``, on this process or on all that torchrun started.
 
+    ``start_from`` is what ``job.start`` names, to be written there first, with its tokenizer as the run's own.
     Raises `UserError` for a mistake in the recipe or the data, before any work is lost.
     """
     with start(device) as ranks:
         with guard(ranks=ranks, where=lambda: "before the first step"):
-            work = _begun(job, out, resume=resume, ranks=ranks)
+            work = _begun(job, out, resume=resume, ranks=ranks, start_from=start_from)
         for number in range(work.begun, len(stages_of(job.recipe))):
             going = number > work.begun
             outcome = _stage(work, number, resume=resume or going, profile=profile and not going)
@@ -95,19 +109,22 @@ class _Work:
     say: Callable[..., None]
 
 
-def _begun(job: Job, out: Path, *, resume: bool, ranks: Ranks) -> _Work:
+def _begun(job: Job, out: Path, *, resume: bool, ranks: Ranks, start_from: TwoTowers | None) -> _Work:
     """A run folder that is claimed, and data that every stage can learn from."""
     say = Console(stderr=True, quiet=not ranks.first, highlight=False, markup=False, soft_wrap=True).print
-    sources = load_all(job.data)
+    sources = [part_of(s, fraction=job.fraction, seed=job.recipe.fit.seed) for s in load_all(job.data)]
     for number, stage in enumerate(stages_of(job.recipe)):
         check(at_stage(job.recipe, number), pick_sources(sources, stage))
     with together(ranks=ranks, doing="making the run folder"):
         if ranks.first:
             _claim(out, job, resume=resume)
+            if start_from is not None and job.start is not None:
+                write_start(start_from, Path(job.start), tokenizer=out / "tokenizer")
     tokenizer = _tokenizer(job, sources, out, ranks=ranks)
+    tagged = tagged_sources(job.recipe, sources, tokenizer, out=out, ranks=ranks)
     val = load_all(job.val) if job.val else ()
     begun = Record(out=out).progress().stage if resume else 0
-    return _Work(job=job, out=out, ranks=ranks, sources=sources, val=val, tokenizer=tokenizer, begun=begun, say=say)
+    return _Work(job=job, out=out, ranks=ranks, sources=tagged, val=val, tokenizer=tokenizer, begun=begun, say=say)
 
 
 def _stage(work: _Work, number: int, *, resume: bool, profile: bool) -> Outcome:
@@ -119,12 +136,14 @@ def _stage(work: _Work, number: int, *, resume: bool, profile: bool) -> Outcome:
         model = build_model(recipe, work.sources, tokenizer=work.tokenizer, fresh=fresh)
         if not fresh:
             Record(out=out).begin(model)
+        elif job.start is not None:
+            model.load_state_dict(load_model(job.start).state_dict())
         elif job.init is not None:
             fill_model(model, _published(recipe, job.init))
         check_stages(model, stages, number=number)
         teach(model)
         if number == work.begun:
-            introduce(job.recipe, work.sources, model=model, init=job.init, out=out, say=work.say)
+            introduce(job.recipe, work.sources, model=model, init=job.init or job.start, out=out, say=work.say)
         model.to(ranks.device)
         stream = _stream(work, recipe, sources, number=number)
         kept = _kept(work, recipe, stream, number=number, model=model)
@@ -156,7 +175,7 @@ def build_model(
         text=recipe.text,
         width=_feature_width(recipe.image) if headless or recipe.width is None else recipe.width,
         terms=recipe.terms,
-        classes=classes_of(sources) if any(isinstance(t, ClassifySettings) for t in recipe.terms) else (),
+        classes=_classes(recipe, sources),
         zero_shot=recipe.zero_shot,
         recipe=recipe.name,
     )
@@ -206,6 +225,19 @@ def classes_of(sources: Sequence[Source]) -> tuple[ClassName, ...]:
     return tuple(ClassName(label=label, key=class_key(namespace, label)) for namespace, label in sorted(names))
 
 
+def findings_of(sources: Sequence[Source]) -> tuple[ClassName, ...]:
+    """The findings of the data as classes, in the order of the tables."""
+    names = dict.fromkeys(name for source in sources for s in source.samples for name, _ in s.findings)
+    return tuple(ClassName(label=name, key=finding_key(name)) for name in names)
+
+
+def _classes(recipe: Recipe, sources: Sequence[Source]) -> tuple[ClassName, ...]:
+    of = {term.of for term in recipe.terms if isinstance(term, ClassifySettings)}
+    if len(of) == 2:
+        raise UserError(f"recipe {recipe.name!r} classifies by labels and by findings; a model has one list of classes")
+    return (findings_of if "findings" in of else classes_of)(sources) if of else ()
+
+
 def default_weights(recipe: Recipe) -> Recipe:
     """The recipe with ``auto`` image weights settled: those of an installed package if they fit, else random."""
     if recipe.image.weights != "auto":
@@ -248,9 +280,10 @@ def _claim(out: Path, job: Job, *, resume: bool) -> None:
         if record.last() is not None and not resume:
             raise UserError(f"{str(out)!r} already holds a run; go on with --resume, or choose another --out")
         if resume and (out / "config.yaml").is_file():
-            _same(read_yaml(out / "config.yaml"), content, out)
+            # What the run was made without has its default.
+            _same(json.loads(json.dumps(to_plain(read_job(out)))), content, out)
         elif not resume:
-            for name in ("metrics.jsonl", "quarantine.jsonl", "run.json"):
+            for name in ("metrics.jsonl", "quarantine.jsonl", "run.json", "tags.json"):
                 (out / name).unlink(missing_ok=True)
         made_with = {name: version(name) for name in ("unicl", "torch", "timm", "transformers")}
         replace_text(out / "config.yaml", to_yaml({**content, "command": sys.argv, "made_with": made_with}))
@@ -269,7 +302,7 @@ def _same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
 
 def _tokenizer(job: Job, sources: Sequence[Source], out: Path, *, ranks: Ranks) -> Tokenizer | None:
     """The tokenizer of the recipe; made once by the first process, in the run's folder, and read by all."""
-    text = job.recipe.text
+    text = job.recipe.text or job.recipe.words
     if text is None:
         return None
     folder = out / "tokenizer"
@@ -311,6 +344,8 @@ def _stream(work: _Work, recipe: Recipe, sources: Sequence[Source], *, number: i
         seed=recipe.fit.seed + SEEDS * number,
         quarantine=quarantine,
         place=Place(rank=work.ranks.rank, ranks=work.ranks.size, device=work.ranks.device),
+        hide=hiding(recipe, work.tokenizer)
+        or hiding_concepts(recipe, sources, work.tokenizer, out=work.out, ranks=work.ranks),
     )
 
 

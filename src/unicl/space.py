@@ -32,13 +32,28 @@ from torch import Tensor
 
 NO_KEY = 0
 """The key of nothing: no class, text or sample ever has it (`unicl.data.keys` never returns it)."""
+NOTHING = -1
+"""At a place of a caption: no token is hidden there."""
 
 
 class TextType(IntEnum):
-    """What a text says: what is in one image, or the name of a class."""
+    """What a text says: what is in one image, the name of a class, or a finding, which images have as well."""
 
     CAPTION = 0
     CLASS = 1
+    FINDING = 2
+
+
+class Finding(IntEnum):
+    """What is known of a finding (a sign of a disease, an attribute): the cells of CheXpert's tables, -2 for blank."""
+
+    PRESENT = 1
+    ABSENT = 0
+    UNCERTAIN = -1
+    UNMENTIONED = -2
+
+
+Findings = tuple[tuple[str, Finding], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,9 @@ class Sample:
 
     ``id`` names the sample in messages and is unique within its source and stable between runs.
     ``labels`` are names as the data gives them ("0" is a class like any other); ``namespace`` says
-    whose names they are, so that equal names of two sources stay two classes.
+    whose names they are, so that equal names of two sources stay two classes. ``findings`` are all those of its table,
+    with what is known of each; their names mean the same everywhere. None at all: nothing is known of any.
+    ``others`` are more images of the same study or thing, of which one is shown each time.
     """
 
     id: str
@@ -85,6 +102,13 @@ class Sample:
     captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     namespace: str = ""
+    findings: Findings = ()
+    others: tuple[ImageSource, ...] = ()
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """All its images."""
+        return () if self.image is None else (self.image, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +116,8 @@ class Keys:
     """Which rows carry which keys: a sparse incidence of ``size`` rows with E entries.
 
     ``rows``, ``keys``, ``types`` are ``(E,)`` int64 (``types`` holds `TextType`), ``weights`` is ``(E,)`` float32.
-    A row without an entry shows nothing that is known.
+    A row without an entry shows nothing that is known. The weight of a finding says what is known of it, and may be 0
+    or negative: findings are compared by `unicl.objective.targets.shared_findings` and never as equal keys.
     """
 
     rows: Tensor
@@ -129,6 +154,10 @@ class Keys:
         """The entries of one type, for all rows."""
         return self._take(self.types == int(type), size=self.size)
 
+    def besides(self, type: TextType) -> Self:
+        """The entries of all other types, for all rows."""
+        return self._take(self.types != int(type), size=self.size)
+
     def select(self, mask: Tensor) -> Self:
         """The rows where ``mask (size,)`` holds, numbered anew."""
         number = mask.cumsum(0) - 1
@@ -149,6 +178,32 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Captions:
+    """The captions that images of a batch show, for terms that predict them: M captions of up to L tokens.
+
+    ``images (M,)`` and ``texts (M,)`` are the rows of each caption's image and of its text (of T); ``tokens (M, L)``
+    and ``mask (M, L)`` its tokens, padded; ``wanted (M, L)`` the token that is hidden at a place, `NOTHING` elsewhere.
+    """
+
+    images: Tensor
+    texts: Tensor
+    tokens: Tensor
+    mask: Tensor
+    wanted: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            texts=self.texts.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            mask=self.mask.to(device, non_blocking=True),
+            wanted=self.wanted.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One step's data: an image column of I rows and a text column of T rows.
 
@@ -158,6 +213,7 @@ class Batch:
     * ``text_index``: ``(T,)`` the row of ``tokens`` that each text row shows; T may be 0.
     * ``text_counts``: ``(T,)`` float32, how many equal rows a text row stands for.
     * ``image_keys`` (I rows) and ``text_keys`` (T rows): what each row shows.
+    * ``captions``: which text is an image's caption, if the recipe predicts texts from images.
     * ``ids``: the samples the batch was made of, for messages.
     """
 
@@ -169,6 +225,7 @@ class Batch:
     text_keys: Keys
     text_counts: Tensor
     views: Tensor | None = None
+    captions: Captions | None = None
     ids: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Self:
@@ -183,6 +240,7 @@ class Batch:
             text_keys=self.text_keys.to(device),
             text_counts=self.text_counts.to(device, non_blocking=True),
             views=None if self.views is None else self.views.to(device, non_blocking=True),
+            captions=None if self.captions is None else self.captions.to(device),
         )
 
 
@@ -255,8 +313,8 @@ class Columns:
     """What the towers make of a batch, and all that an objective sees.
 
     ``images`` has I rows and ``texts`` T rows (each distinct text already repeated where it is needed);
-    ``views`` is the second view of the same images, ``taught (I, G)`` what a teacher says of them, if there is one.
-    Rows of other ranks may be among them.
+    ``views`` is the second view of the same images, ``taught (I, G)`` what a teacher says of them, if there is one;
+    ``captions`` says which text is an image's own, for terms that predict it.
     """
 
     images: Embedding
@@ -266,3 +324,4 @@ class Columns:
     text_counts: Tensor
     views: Embedding | None = None
     taught: Tensor | None = None
+    captions: Captions | None = None

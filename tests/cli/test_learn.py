@@ -4,6 +4,7 @@ from pathlib import Path
 
 from chinese_files import write_lmdb, write_pair
 from cli_cases import SMALL, code
+from tiny import write_photos
 
 
 def test_a_resumed_run_takes_flags_and_a_profile_says_what_limits_it(data, tmp_path, capsys):
@@ -91,3 +92,17 @@ def test_chinese_data_are_checked_and_broken_base64_is_listed(tmp_path, capsys):
     (split / "pairs").rename(tmp_path / "pairs")
     assert code("check", split) == 2
     assert "no pairs/, the index that says which text belongs to which image" in capsys.readouterr().err
+
+
+def test_precision_findings_queries_and_ensembles_are_asked_for_by_flags(run, tmp_path, capsys):
+    (tmp_path / "query.csv").write_text("Variable,Text\nred,a red square\nblue,something blue\n")
+    _, table = write_photos(tmp_path, each=4, findings=True)
+    single = f"{table}?findings=red,green,blue&only=4&seed=1"
+    given = ("--query-data", f"{tmp_path / 'query.csv'}?label=Variable", "--ensemble", "best", "--prompts", "en-short")
+    tasks = ("--task", "precision", "--task", "findings", "--task", "zeroshot")
+    assert code("evaluate", run, "--data", single, *tasks, *given, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    for words in ("sentence to image, precision@10", "by name: red", "probe, 100% of labels: mean", "the best of"):
+        assert words in shown
+    assert code("evaluate", run, "--data", f"{table}?findings=red,green,blue&only=400", "--task", "precision") == 2
+    assert "(400 of each wanted): red" in " ".join(capsys.readouterr().err.split())

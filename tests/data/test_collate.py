@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from unicl.data.collate import Collator, Drawn, class_texts, keys_of
-from unicl.data.keys import class_key, sample_key, text_key
+from unicl.data.collate import Collator, Drawn, FindingValues, class_texts, keys_of
+from unicl.data.keys import class_key, finding_key, sample_key, text_key
 from unicl.data.text import train_tokenizer
-from unicl.space import Sample, TextType
+from unicl.space import NOTHING, Finding, Sample, TextType
 
 TOKENIZER = train_tokenizer(["a photo of a cat", "a dog", "two cats", "狗"], vocab_size=300, context=16)
 PIXELS = torch.zeros(3, 4, 4, dtype=torch.uint8)
@@ -123,3 +123,90 @@ def test_an_empty_batch_is_a_batch(mode):
 def test_equal_entries_of_a_row_come_together():
     keys = keys_of([[(5, TextType.CLASS, 0.5), (5, TextType.CLASS, 0.25)]])
     assert entries(keys) == {(0, 5): 0.75}
+
+
+SICK = (("Edema", Finding.PRESENT), ("Scar", Finding.UNCERTAIN), ("Mass", Finding.ABSENT))
+WELL = (("Edema", Finding.UNMENTIONED), ("Scar", Finding.UNMENTIONED), ("Mass", Finding.UNMENTIONED))
+FINDING = int(TextType.FINDING)
+
+
+def known(id, findings, *, captions=("a dog",), image=PIXELS):
+    sample = Sample(id=id, captions=captions, findings=findings)
+    return Drawn(sample=sample, source="s", caption=captions[0] if captions else None, image=image)
+
+
+def collated(*samples, mode="typed", **more):
+    collator = Collator(mode=mode, texts=class_texts("en-short"), tokenizer=TOKENIZER, **more)
+    return collator(samples, rng_key=(0, 4, 7))
+
+
+def findings_of(keys):
+    return entries(keys.only(TextType.FINDING))
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        (FindingValues(), {"Edema": 1}),
+        (FindingValues(absent=-1.0), {"Edema": 1, "Mass": -1}),
+        (FindingValues(uncertain=1.0), {"Edema": 1, "Scar": 1}),
+        (FindingValues(present=0.0), {"Edema": 0}),
+    ],
+)
+def test_rows_carry_findings_as_the_values_count_them(values, counts):
+    made = collated(known("1", SICK), findings=values)
+    expected = {(0, finding_key(name)): weight for name, weight in counts.items()}
+    assert findings_of(made.image_keys) == expected == findings_of(made.text_keys)
+
+
+def test_a_row_of_which_nothing_counts_is_still_one_with_findings():
+    made = collated(known("1", WELL), known("2", ()))
+    assert made.image_keys.having(TextType.FINDING).tolist() == [True, False]
+    assert list(findings_of(made.image_keys).values()) == [0.0]
+
+
+@pytest.mark.parametrize("mode", ["sample", "typed", "text", "label"])
+def test_a_text_without_an_image_belongs_to_images_by_its_findings_alone(mode):
+    made = collated(known("1", SICK, image=None), known("2", SICK, captions=()), mode=mode)
+    assert set(made.text_keys.types.tolist()) == {FINDING}
+    assert FINDING in made.image_keys.types.tolist()
+
+
+def test_a_caption_that_stands_in_a_table_has_the_findings_of_the_table():
+    made = collated(known("1", SICK), labelled={text_key("A dog"): WELL})
+    assert findings_of(made.image_keys) == {(0, finding_key("Edema")): 1}
+    assert findings_of(made.text_keys) == {(0, finding_key("Edema")): 0}
+
+
+def test_captions_say_which_text_is_an_images_own():
+    made = collated(
+        drawn("1", labels=("cat",)),
+        drawn("2", captions=("two cats",)),
+        drawn("3", captions=("a dog",), image=None),
+        drawn("4", captions=("two cats",), labels=("cat",)),
+        captions=True,
+    )
+    assert made.captions.images.tolist() == [1, 2]
+    own = [made.text_index[row] for row in made.captions.texts]
+    assert [made.tokens[k].tolist() for k in own] == made.captions.tokens.tolist()
+    words = {tuple(row[real].tolist()) for row, real in zip(made.captions.tokens, made.captions.mask)}
+    tokens, mask = TOKENIZER(["two cats"])
+    assert words == {tuple(tokens[0][mask[0]].tolist())}
+    assert (made.captions.wanted == NOTHING).all()
+
+
+def test_hidden_words_are_hidden_from_the_text_tower_too_and_drawn_by_text_and_step():
+    def hide(_, tokens, /, *, rng):
+        place = int(rng.integers(1, 3))
+        wanted = torch.full_like(tokens, NOTHING)
+        wanted[place] = tokens[place]
+        return tokens.index_fill(0, torch.tensor([place]), 299), wanted
+
+    samples = [drawn("1", captions=("two cats",)), drawn("2", captions=("a dog",))]
+    first, again = (collated(*samples, captions=True, hide=hide) for _ in range(2))
+    assert torch.equal(first.tokens, again.tokens)
+    assert (first.tokens == 299).sum(1).tolist() == [1, 1]
+    assert torch.equal(first.captions.tokens, first.tokens[first.text_index[first.captions.texts]])
+    hidden = first.captions.wanted != NOTHING
+    plain = TOKENIZER(["two cats", "a dog"])[0]
+    assert torch.equal(first.captions.wanted[hidden], plain[hidden])

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from unicl.data.components import class_prompts, filip_sets, gloria_prompts, product_of
+from unicl.data.chexpert import FINDINGS
+from unicl.data.components import CLASS_SETS, class_prompts, class_set, filip_sets, product_of
+from unicl.data.prompts import prompt_set, set_names
 from unicl.errors import UserError
 
 
@@ -66,7 +68,7 @@ def test_a_broken_list_of_components_says_what_is_wrong(lists: dict[str, object]
 
 
 def test_glorias_prompts_are_severity_subtype_and_location_of_five_classes() -> None:
-    prompts = gloria_prompts()
+    prompts = class_set("gloria")
     assert {name: len(several) for name, several in prompts.items()} == {
         "Atelectasis": 3 * 7 * 10,
         "Cardiomegaly": 15,
@@ -99,3 +101,33 @@ def test_classes_have_sentences_or_lists_that_are_joined_in_their_order() -> Non
 def test_broken_class_prompts_say_what_is_wrong(classes: object, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         class_prompts(classes, where="own")
+
+
+def test_medclips_prompts_have_a_negative_class_and_never_say_pneumonia() -> None:
+    covid, rsna = class_set("medclip-covid"), class_set("medclip-rsna")
+    assert {name: len(several) for name, several in covid.items()} == {"COVID": 2 * 1 * 2 * 3, "Normal": 8}
+    # Six adjectives, four subtypes, thirteen places, but for the combination of nothing.
+    assert {name: len(several) for name, several in rsna.items()} == {"Pneumonia": 6 * 4 * 13 - 1, "Normal": 8}
+    assert "patchy ground glass opacity in peripheral" in covid["COVID"]
+    assert "round bacterial at the lung bases" in rsna["Pneumonia"]
+    assert "round" in rsna["Pneumonia"]
+    assert not any("pneumonia" in text for text in rsna["Pneumonia"])
+    assert covid["Normal"] == rsna["Normal"]
+
+
+def test_all_fourteen_findings_have_prompts_that_differ() -> None:
+    prompts = class_set("chexpert")
+    assert tuple(prompts) == FINDINGS
+    several = [text for each in prompts.values() for text in each]
+    assert len(set(several)) == len(several)
+    assert "small pleural effusion on the left" in prompts["Pleural Effusion"]
+    assert min(len(each) for each in prompts.values()) >= 8
+
+
+@pytest.mark.parametrize("name", CLASS_SETS)
+def test_class_sets_can_be_drawn_and_chosen_by_name(name: str) -> None:
+    drawn = prompt_set(f"{name}:5:1")
+    assert isinstance(drawn, dict)
+    assert drawn == prompt_set(f"{name}:5:1")
+    assert all(len(several) == 5 for several in drawn.values())
+    assert name in set_names()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from unicl.data.mixture import Mixture, Pool, Tars, pools_of
 from unicl.data.sources import Source
 from unicl.errors import UserError
-from unicl.space import RemoteTar, Sample, Streamed
+from unicl.space import Finding, RemoteTar, Sample, Streamed
 
 GOLDEN = [8, 4, 3, 1, 9, 9, 10, 11, 0, 7, 11, 7, 2, 6, 8, 5, 10]
 
@@ -87,6 +87,18 @@ def test_balance_draws_as_many_labelled_as_captioned(tmp_path):
     assert sum(k < 2 for k in drawn) == sum(k >= 2 for k in drawn) == 8
     alone = pools_of([source(tmp_path, *labelled)], balance=True)
     assert Mixture(alone, seed=0).start(1) == 2
+
+
+def test_each_finding_is_drawn_as_often_among_images_and_among_texts(tmp_path):
+    present = {name: ((name, Finding.PRESENT), ("common", Finding.PRESENT)) for name in ("rare", "common")}
+    none = (("rare", Finding.ABSENT), ("common", Finding.UNCERTAIN))
+    images = [present["rare"]] * 2 + [present["common"]] * 8 + [none] * 6
+    samples = [Sample(id=f"i{k}", image=b"x", findings=each) for k, each in enumerate(images)]
+    texts = [Sample(id=f"t{k}", captions=("a",), findings=each) for k, each in enumerate(images[1:5])]
+    mix = Mixture(pools_of([source(tmp_path, *samples, *texts)], balance="findings"), seed=0)
+    drawn = [mix.draw(p) for p in range(mix.start(1))]
+    assert [sum(k in part for k in drawn) for part in (range(2), range(2, 10), range(10, 16))] == [8, 8, 8]
+    assert [sum(k in part for k in drawn) for part in (range(16, 17), range(17, 20))] == [3, 3]
 
 
 def test_nothing_to_draw_is_said(tmp_path):

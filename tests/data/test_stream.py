@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import pickle
 import signal
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from tiny import write_photos
-from unicl.data.collate import class_texts
+from unicl.data.collate import FindingValues, class_texts
 from unicl.data.image import Augment
 from unicl.data.mix import Mix
 from unicl.data.quarantine import Quarantine
@@ -18,6 +19,7 @@ from unicl.data.sources import load_all
 from unicl.data.stream import Place, Stream, StreamSettings
 from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
+from unicl.space import TextType
 
 TOKENIZER = train_tokenizer(["a red square number 1", "green blue photo of a"], vocab_size=300, context=16)
 
@@ -242,3 +244,94 @@ def test_each_sentence_of_a_report_is_drawn_as_often_and_shown_alone(tmp_path):
     assert {made.draw(k, out=None).sample.captions for k in range(9)} == {
         ("Clear lungs.", "No effusion.", "Heart is large.")
     }
+
+
+REPORT = "The lungs are clear. There is no effusion. The heart is normal. No fracture."
+
+
+def studies(folder, count=3, images=3):
+    """A table with a row for each image of a study, all with the report of the study."""
+    rows = []
+    for number in range(count):
+        for view in range(images):
+            Image.new("RGB", (16, 16), (40 * number, 60 * view, 0)).save(folder / f"{number}_{view}.png")
+            rows.append(f"{number}_{view}.png,{REPORT},s{number}")
+    table = folder / "studies.csv"
+    table.write_text("\n".join(["file,text,exam", *rows]) + "\n")
+    return f"{table}?study=exam"
+
+
+class Blank:
+    """Features in the place of pixels, for draws without decoding."""
+
+    def __getitem__(self, number):
+        return torch.zeros(1)
+
+
+def test_a_step_shows_one_image_and_one_sentence_of_a_study(tmp_path):
+    made = stream([studies(tmp_path)], batch=3, sentences=True, keys="sample")
+    assert [sample.id for sample in made.samples] == ["s0", "s1", "s2"]
+    batch = made.batch(0)
+    assert len(batch.images) == 3
+    assert sorted(batch.ids) == ["studies.csv/s0", "studies.csv/s1", "studies.csv/s2"]
+    assert float(batch.text_counts.sum()) == 3
+    drawn = [made.draw(position, out=torch.empty(1, 3, 16, 16, dtype=torch.uint8)) for position in range(30)]
+    assert all(each.caption in REPORT and each.caption != REPORT for each in drawn)
+    assert all(each.sample.image in made.samples[int(each.sample.id[1])].images for each in drawn)
+
+
+def test_the_image_of_a_study_that_cannot_be_read_is_named(tmp_path):
+    data = studies(tmp_path)
+    (tmp_path / "1_2.png").write_bytes(b"no picture")
+    made = stream([data], batch=3, limit=1)
+    assert len({len(made.batch(step).images) for step in range(12)}) == 2
+    assert made.quarantine.reasons == {"studies.csv/s1/1_2.png": "not an image"}
+
+
+def test_images_and_sentences_of_a_study_are_each_drawn_as_often_and_apart(tmp_path):
+    made = stream([studies(tmp_path, count=1)], sentences=True, features=Blank())
+    drawn = [made.draw(position, out=None) for position in range(10_000)]
+    texts = [each.caption for each in drawn]
+    pairs = [(each.sample.image, each.caption) for each in drawn]
+    for values, kinds in ((texts, 4), ([image for image, _ in pairs], 3), (pairs, 12)):
+        counts = np.array([values.count(value) for value in set(values)])
+        assert len(counts) == kinds
+        share = 1 / kinds
+        assert np.abs(counts - 10_000 * share).max() < 4 * (10_000 * share * (1 - share)) ** 0.5
+    again = stream([studies(tmp_path, count=1)], sentences=True, features=Blank())
+    assert [again.draw(position, out=None).sample.image for position in range(5000, 5100)] == [
+        image for image, _ in pairs[5000:5100]
+    ]
+
+
+def test_a_stream_that_crosses_to_a_loader_process_shows_the_same_images_of_studies(tmp_path):
+    made = stream([studies(tmp_path)], batch=3)
+    there = pickle.loads(pickle.dumps(made))
+    assert all(same(made.batch(step), there.batch(step)) for step in range(4))
+    assert len({made.batch(step).images[0].numpy().tobytes() for step in range(4)}) > 1
+
+
+def test_mirrored_images_say_left_for_right(tmp_path):
+    pixels = np.zeros((16, 16, 3), dtype="uint8")
+    pixels[:, :8] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "c.csv").write_text("file,title\na.png,bright on the left\n", encoding="utf-8")
+    made = stream([str(tmp_path / "c.csv")], batch=64, augment=None, mirror=0.5, captions=True).batch(0)
+    bright_left = made.images[:, 0, 0, 0] > 127
+    assert 10 < int(bright_left.sum()) < 54
+    own = dict(zip(made.captions.images.tolist(), made.captions.tokens.tolist()))
+    for row, left in enumerate(bright_left.tolist()):
+        tokens, mask = TOKENIZER([f"bright on the {'left' if left else 'right'}"])
+        assert own[row][: len(tokens[0])] == tokens[0].tolist()
+        assert mask.all()
+
+
+def test_a_text_of_a_table_of_findings_knows_its_own(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "i.csv").write_text("file,title,finding:Edema\na.png,No edema.,1\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("text,finding:Edema\nno  edema.,0\n", encoding="utf-8")
+    made = stream(
+        [str(tmp_path / name) for name in ("i.csv", "t.csv")], batch=2, findings=FindingValues(absent=-1)
+    ).batch(0)
+    assert made.image_keys.only(TextType.FINDING).weights.tolist() == [1.0]
+    assert set(made.text_keys.only(TextType.FINDING).weights.tolist()) == {-1.0}

@@ -15,7 +15,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer as Inner
 from transformers import AutoTokenizer
 
-from unicl.data.text import Tokenizer, clean, is_clips, languages, load_tokenizer, sentences, train_tokenizer
+from unicl.data.text import Tokenizer, clean, is_clips, languages, load_tokenizer, mirror, sentences, train_tokenizer
 from unicl.errors import UserError
 
 ENGLISH = ["a red apple on a table", "Two dogs run in the park.", "a red bus", "The red dog ate 12 apples!"] * 5
@@ -294,3 +294,10 @@ def test_clips_tokenizer_is_known_by_its_entries_wherever_it_is_from(tmp_path: P
 )
 def test_a_report_is_cut_at_full_stops_and_lines(report: str, wanted: tuple[str, ...]) -> None:
     assert sentences(report) == wanted
+
+
+def test_a_text_of_a_mirrored_picture_says_the_other_side():
+    text = "The LEFT dog looks right, Leftmost of all; bright and leftover stay. 左边的猫大约十五左右"
+    other = "The RIGHT dog looks left, Rightmost of all; bright and leftover stay. 右边的猫大约十五左右"
+    assert mirror(text) == other
+    assert mirror(mirror(text)) == text

@@ -6,7 +6,7 @@ import torch
 from evaluate_oracles import colour_samples, source, tiny_model
 from unicl.errors import UserError
 from unicl.evaluate.pictures import distinct_images, embed_pictures
-from unicl.space import Sample
+from unicl.space import Finding, Sample
 
 
 def test_rows_of_one_image_are_one_sample_with_all_captions_and_labels(tmp_path):
@@ -84,3 +84,21 @@ def test_taking_samples_takes_all_that_belongs_to_them(job):
     assert taken.samples == (job.pictures.samples[3], job.pictures.samples[1])
     for name in ("features", "instances", "classes"):
         assert torch.equal(getattr(taken, name), getattr(job.pictures, name)[[3, 1]])
+
+
+def test_each_image_of_a_study_is_a_picture_of_its_own(tmp_path):
+    one, two, three, four = (sample.image for sample in colour_samples(tmp_path, each=1))
+    findings = (("Edema", Finding.PRESENT),)
+    study = Sample(id="s1", image=one, others=(two, three), captions=("a report",), findings=findings)
+    found = distinct_images(
+        [source([study, Sample(id="x", image=three, labels=("a",)), Sample(id="y", image=four)], root=tmp_path)]
+    )
+    assert [(s.id, s.image, s.others) for s in found] == [
+        ("s1", one, ()),
+        ("s1#2", two, ()),
+        ("s1#3", three, ()),
+        ("y", four, ()),
+    ]
+    assert [s.captions for s in found] == [("a report",)] * 3 + [()]
+    assert [s.findings for s in found] == [findings] * 3 + [()]
+    assert found[2].labels == ("a",)

@@ -26,6 +26,7 @@ from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.towers.build import build_text_tower
 from unicl.towers.lengths import LEAST_ROWS
+from unicl.towers.parts import TextParts
 from unicl.towers.text import TextSettings, TextTower, build_tokenizer
 from unicl.towers.weights.load import load_text_weights
 
@@ -323,3 +324,37 @@ def test_tokenizers_are_built_by_name() -> None:
     assert build_tokenizer(replace(SMALL, tokenizer="package:minilm")).vocab_size == 30_522
     with pytest.raises(UserError, match="no tokenizer of its own"):
         build_tokenizer(replace(SMALL, name="bert", tokenizer=""))
+
+
+def test_states_are_averaged_and_padding_counts_where_it_is_asked_for():
+    tokenizer = train_tokenizer(["a red square", "a dog"], vocab_size=300, context=12)
+    sizes = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    settings = TextSettings(name="bert", layers=3, dim=32, heads=2, context=12, states=(1, 2, -1), pool="mean")
+    tokens, mask = tokenizer(["a red square", "a dog"])
+    towers = {}
+    for pool in ("mean", "padded"):
+        torch.manual_seed(0)
+        towers[pool] = TextTower(replace(settings, pool=pool), width=8, **sizes).eval()
+    full = torch.nn.functional.pad(tokens, (0, 12 - tokens.shape[1]), value=tokenizer.pad_id)
+    real = torch.nn.functional.pad(mask, (0, 12 - tokens.shape[1]))
+    every = towers["mean"].backbone(input_ids=full, attention_mask=real, output_hidden_states=True).hidden_states
+    states = (every[1] + every[2] + every[3]) / 3
+    words = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+    torch.testing.assert_close(towers["mean"].features(tokens, mask), words)
+    torch.testing.assert_close(towers["padded"].features(tokens, mask), states.mean(1))
+    torch.testing.assert_close(towers["padded"].features(full, real), states.mean(1))
+    assert not torch.allclose(words, states.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"states": (1, 7)}, "from the state 7, but its model has 2 layers"),
+        ({"states": (1,), "parts": TextParts()}, "parts of a text are read from its last layers"),
+        ({"pool": "padded", "parts": TextParts()}, "leave text.states and the pool 'padded' out"),
+    ],
+)
+def test_states_that_a_tower_cannot_give_are_named(change, said):
+    settings = replace(TextSettings(name="bert", layers=2, dim=32, heads=2), **change)
+    with pytest.raises(UserError, match=said):
+        TextTower(settings, width=8, vocab_size=300, eos_id=2, pad_id=0)

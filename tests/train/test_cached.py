@@ -19,7 +19,7 @@ from cached_work import (
     uncached,
 )
 from forks import run_forks
-from rank_work import free_port
+from rank_work import KINDS, free_port
 from tiny import write_photos
 from unicl.errors import UserError
 from unicl.lookup import names
@@ -35,7 +35,7 @@ SAVING = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("data"))
+    return write_photos(tmp_path_factory.mktemp("data"), findings=True)
 
 
 def rows_seen(tower):
@@ -297,7 +297,7 @@ def test_two_ranks_of_unequal_size_equal_one(data, tmp_path):
     run_forks(ranks_work, data, str(tmp_path), free_port(), processes=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     others = {"one-sided": "clip", "ddp": "itl", "fsdp": "itl", "locked": "itl", "parts": "filip"}
-    for name in (*RECIPES, *others):
+    for name in (*KINDS, *others):
         model, batch = made(others.get(name, name), data, image=LOCKED if name == "locked" else None)
         wanted = plain(model, batch).loss.item()
         exact = gradients(model)

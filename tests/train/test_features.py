@@ -13,11 +13,13 @@ from tiny import tiny, write_photos
 from unicl.data.image import Augment
 from unicl.data.mix import Mix
 from unicl.data.sources import load_all
+from unicl.data.stream import StreamSettings
 from unicl.errors import UserError
 from unicl.evaluate.bootstrap import Bootstrap
 from unicl.evaluate.run import evaluate
 from unicl.model import load_model
 from unicl.run import Job, train
+from unicl.space import Sample
 from unicl.train import features
 from unicl.train.learning import Learning
 from unicl.train.stages import Stage
@@ -238,6 +240,7 @@ def test_a_run_on_a_model_resumes_with_its_features(data, tmp_path):
     assert len(losses(tmp_path / "run")) == 4
 
 
+@pytest.mark.slow
 def test_stages_read_what_is_kept_until_the_tower_learns(data, tmp_path):
     stages = (
         Stage(steps=4, image=Learning(part="head")),
@@ -289,3 +292,12 @@ def test_evaluation_with_a_cache_of_another_model_is_refused(data, tmp_path):
     train(Job(recipe=tiny("clip", steps=2), data=data), tmp_path / "run")
     with pytest.raises(UserError, match="another tower"):
         evaluate(load_model(tmp_path / "run"), load_all(data), cache=tmp_path / "kept")
+
+
+def test_features_of_studies_are_not_kept(tmp_path):
+    settings, samples = tiny("clip").image, [Sample(id="s", image=b"a", others=(b"b",))]
+    data = StreamSettings(augment=None)
+    choice = {"still": True, "out": tmp_path, "samples": samples, "steps": 9}
+    assert features.cache_folder(settings, data, asked="auto", **choice) is None
+    with pytest.raises(UserError, match="study= shows another picture of a study each time; take it away"):
+        features.cache_folder(settings, data, asked=str(tmp_path), **choice)

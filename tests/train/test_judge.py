@@ -38,3 +38,10 @@ def test_metrics_that_are_not_there_are_named_with_those_that_are():
         Judge(metric=None, patience=None, stages=stages).check({"top1": 0.0, "recall": 0.0})
     with pytest.raises(UserError, match="no metric 'top5'"):
         Judge(metric="top5", patience=None, stages=(Stage(),)).check({"top1": 0.0})
+
+
+def test_an_evaluation_that_can_tell_nothing_is_not_the_best_and_ends_nothing():
+    judge, progress = Judge(metric="top1", patience=1, stages=(Stage(),)), Progress(step=1)
+    assert not judge.best(progress, {})
+    assert judge.tired(progress, {}) == ""
+    assert progress.best_step is None

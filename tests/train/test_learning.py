@@ -7,7 +7,7 @@ import torch
 from unicl.errors import UserError
 from unicl.towers.image import ImageSettings, ImageTower
 from unicl.towers.text import TextSettings, TextTower
-from unicl.train.learning import Learning, blocks_of, set_learning, what_learns
+from unicl.train.learning import Learning, blocks_of, set_learning, shares_of, what_learns
 from unicl.train.optim import OptimSettings, clip, make_optimiser, take_step
 
 
@@ -216,3 +216,48 @@ def test_all_nine_settings_of_lit_come_from_one_field_for_each_tower():
             assert {n.partition(".")[0] for n in trained(tower)} == (
                 {"head"} if letter == "L" else {"head", "backbone"}
             )
+
+
+@pytest.mark.parametrize("tower", [image(), text(), image("test_efficientnet")], ids=["vit", "bert", "cnn"])
+def test_rates_fall_from_the_head_to_the_words_or_patches_by_one_factor_a_block(tower):
+    blocks, number = blocks_of(tower.backbone)
+    shares = shares_of(tower, Learning(decay=0.5))
+    assert {name.removeprefix("backbone.") for name in shares} == set(blocks)
+    for name, block in blocks.items():
+        assert shares[f"backbone.{name}"] == 0.5 ** (number - block)
+    assert min(shares.values()) == 0.5 ** (number + 1)
+
+
+def test_without_decay_and_where_only_a_head_learns_all_rates_are_one():
+    tower = image()
+    assert shares_of(tower, Learning()) == {}
+    set_learning(tower, Learning(part="head", decay=0.5))
+    assert shares_of(tower, Learning(part="head", decay=0.5)) == {}
+    with pytest.raises(UserError, match=r"decay=1\.5 is no factor"):
+        Learning(decay=1.5)
+
+
+def test_a_step_moves_each_block_by_its_share_of_the_rate():
+    tower, settings = image(), OptimSettings(weight_decay=0.0)
+    before = {name: value.detach().clone() for name, value in tower.named_parameters()}
+    shares = shares_of(tower, Learning(decay=0.5))
+    optimiser = make_optimiser(tower, settings, shares=shares)
+    embedded(tower)[:, 0].sum().backward()
+    take_step(optimiser, rate=0.1, seed=0)
+    moved = {name: float((value - before[name]).abs().max()) for name, value in tower.named_parameters()}
+    # The first step of Adam is the rate itself, wherever there is a gradient.
+    for name in ("backbone.blocks.0.mlp.fc1.weight", "backbone.blocks.5.mlp.fc1.weight", "head.weight"):
+        assert math.isclose(moved[name], 0.1 * shares.get(name, 1.0), rel_tol=1e-2), name
+
+
+def test_shares_of_one_are_bit_for_bit_the_plain_optimiser():
+    states = []
+    for shares in ({}, dict.fromkeys([name for name, _ in image().named_parameters()][::2], 1.0)):
+        tower = image()
+        optimiser = make_optimiser(tower, OptimSettings(weight_decay=0.5), shares=shares)
+        for step in range(3):
+            optimiser.zero_grad()
+            embedded(tower)[:, 0].sum().backward()
+            take_step(optimiser, rate=0.1, seed=step)
+        states.append(tower.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from forks import run_forks
-from gather_work import IMAGES, columns, compared, comparisons, gather_work, viewed
+from gather_work import IMAGES, classified, columns, compared, comparisons, gather_work, viewed
 from rank_work import free_port
 from unicl.objective.peers import ALONE, own_rows
-from unicl.train.ranks import Ranks, gather_objects
+from unicl.train.ranks import Ranks, gather_objects, is_first
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,21 @@ def test_views_of_three_unequal_processes_equal_one(results):
         values, rows, rest = together(results, exchange, kind="viewed", places=(1, 2))
         for own, wanted in zip([*values, *rows, *rest], [alone[0]] * 3 + alone[1:]):
             torch.testing.assert_close(own, wanted, rtol=1e-11, atol=1e-12)
+
+
+def test_a_linear_layer_of_three_unequal_processes_equals_one(results):
+    alone = classified(peers=ALONE)
+    for name, wanted in alone.items():
+        values, rows, rest = together(results, name, kind="classified", places=(1,))
+        for own, other in zip([*values, *rows, *rest], [wanted[0]] * 3 + wanted[1:]):
+            torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12, msg=name)
+
+
+def test_the_first_process_knows_itself_without_the_others(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert is_first()
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first()
 
 
 def test_a_process_without_rows_has_an_empty_place():

@@ -98,7 +98,7 @@ def test_a_stage_ends_on_a_plateau_and_says_why(data, tmp_path, capsys):
     assert moved(tmp_path / "run", 1, 3) == {"text", "objective"}
 
 
-@pytest.mark.parametrize("optimiser", ["fresh", "kept"])
+@pytest.mark.parametrize("optimiser", [pytest.param("fresh", marks=pytest.mark.slow), "kept"])
 def test_a_run_resumed_before_at_and_after_a_switch_is_the_run_that_never_stopped(data, tmp_path, optimiser):
     made = staged(data, plateau=Plateau(metric="zeroshot/top5", patience=2), optimiser=optimiser, size=48)
     train(made, tmp_path / "run")
@@ -175,6 +175,7 @@ def test_a_tower_at_a_tenth_of_the_rate_moves_a_tenth(data, tmp_path):
     assert lines(tmp_path / "tenth", "loss")[0]["lr image"] == pytest.approx(2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_switch_together(data, tmp_path):
     plateau = Plateau(metric="zeroshot/top5", patience=2)
     made = staged(data, plateau=plateau, optimiser="kept", size=48, drop_path=0.0)

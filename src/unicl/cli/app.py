@@ -6,10 +6,14 @@ import sys
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
+from unicl.cli.adapt import finetune
 from unicl.cli.answer import classify, embed, search
+from unicl.cli.caption import caption
+from unicl.cli.concepts import concepts
 from unicl.cli.exchange import export, inspect, merge
 from unicl.cli.explain import explain
 from unicl.cli.learn import check, demo, evaluate, shard, train
+from unicl.cli.words import label
 from unicl.errors import BadImage, UserError
 
 app = App(
@@ -19,7 +23,24 @@ app = App(
     "namespace=NAME`.",
     help_format="markdown",
 )
-for _verb in (check, train, evaluate, embed, classify, search, explain, inspect, export, merge, shard, demo):
+for _verb in (
+    check,
+    train,
+    finetune,
+    evaluate,
+    embed,
+    classify,
+    search,
+    caption,
+    explain,
+    inspect,
+    export,
+    merge,
+    shard,
+    label,
+    concepts,
+    demo,
+):
     app.command(_verb)
 
 

@@ -11,7 +11,21 @@ from unicl.dials import Dials, ShardDials, turned
 from unicl.errors import UserError
 
 TaskName = Literal[
-    "zeroshot", "retrieval", "probe", "knn", "i2t", "t2i", "t2t", "i2i", "similarity", "composed", "languages"
+    "zeroshot",
+    "retrieval",
+    "probe",
+    "knn",
+    "i2t",
+    "t2i",
+    "t2t",
+    "i2i",
+    "similarity",
+    "composed",
+    "languages",
+    "precision",
+    "findings",
+    "linear",
+    "svm",
 ]
 
 
@@ -87,7 +101,7 @@ def train(
         A source; repeat for several.
     recipe
         clip, unicl, florence, itl (the default), siglip, filip, wukong, gloria, lit, align, chinese_clip, bert_clip,
-        convirt, supcon, cross_entropy, or file.py:function.
+        convirt, icmlm, tag_prediction, supcon, cross_entropy, or file.py:function.
     init
         A model to start from: a checkpoint of any known layout (file or folder), a run, or a hub name. It brings its
         towers, tokenizer, width and scale; an image or text tower alone takes the place of the recipe's.
@@ -140,6 +154,8 @@ def evaluate(
     queries: Path | None = None,
     language: str | None = None,
     prompts: str = "auto",
+    ensemble: Literal["embeddings", "similarities", "probabilities", "best", "likelihood"] | None = None,
+    query_data: list[str] | None = None,
     test_fraction: float = 0.3,
     seed: int = 0,
     batch: int = 64,
@@ -162,11 +178,18 @@ def evaluate(
     data
         A source to measure on; repeat for several.
     task
-        What to measure; if not given, all that the data allows but i2t, t2i, t2t and i2i (text to image and so on).
+        What to measure; if not given, all that the data allows but i2t, t2i, t2t, i2i (text to image and so on),
+        precision, svm (VOC07's) and linear (by SGD).
     train_data
-        Where probe and knn learn; else a part of the data is split off.
+        Where probe, knn, svm and linear learn; else a part of the data is split off.
     prompts
         Templates for class names: auto, en, zh, clip80, filip, wukong80, gloria, ... (docs/evaluation.md), or a file.
+    ensemble
+        How several prompts of a class become one score, if not as the model says: embeddings (the mean of their
+        vectors), similarities (the mean of their scores), probabilities, best (the highest score), likelihood.
+    query_data
+        Images and texts with labels that are the queries of precision, such as ConVIRT's query.csv?label=Variable;
+        repeat for several. Else the images and the prompts of their classes are.
     rated
         A table of rated pairs for similarity, such as CxC's: caption1, caption2, agg_score; repeat for several. Pairs
         with a high rating are right in i2t, t2i, t2t and i2i.
@@ -185,6 +208,7 @@ def evaluate(
         Also write the ten best images for each text and the ten best texts for each image beside the report, as
         Chinese-CLIP and MUGE take them.
     """
+    from unicl.compare import together
     from unicl.data.sources import load_all
     from unicl.evaluate.languages import read_languages
     from unicl.evaluate.queries import read_composed
@@ -196,7 +220,7 @@ def evaluate(
     needs(data, "unicl evaluate runs/a --data photos/")
     if model.endswith(".jsonl"):
         return _score(Path(model), data=data, out=out)
-    loaded, home = load(model), out or Path(model)
+    loaded, home = together(load(model), ensemble), out or Path(model)
     if out is None and not home.is_dir():
         raise UserError(f"{model!r} is no folder that a report can be written into; say where it goes with --out")
     report = run(
@@ -211,6 +235,7 @@ def evaluate(
         ratings=read_ratings(rated, data=data, positive=positive) if rated else None,
         composed=read_composed(queries) if queries else None,
         languages=read_languages(data, language) if language else None,
+        asked=load_all(query_data or ()),
         cache=cache,
         predictions=home if predictions else None,
         progress=cache is not None,

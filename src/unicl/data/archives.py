@@ -75,7 +75,9 @@ def _groups(path: Path, *, name: str, reading: Reading) -> Iterator[Group]:
         if image is None and parts.fields:
             reading.ledger.count("samples without an image", place=f"{name}/{key}")
         if image is not None or parts.fields:
-            yield Group(id=f"{name}/{key}", stem=f"{name}/{key}", image=image, fields=parts.fields)
+            several = sorted(filter(_is_numbered, parts.images), key=_number)
+            others = tuple(parts.images[extension] for extension in several)
+            yield Group(id=f"{name}/{key}", stem=f"{name}/{key}", image=image, fields=parts.fields, others=others)
 
 
 def _index(path: Path, *, name: str, reading: Reading) -> dict[str, _Parts]:
@@ -100,6 +102,14 @@ def _index(path: Path, *, name: str, reading: Reading) -> dict[str, _Parts]:
     if not found:
         raise UserError(f"{name} holds no files; wanted are members such as 000000.jpg and 000000.txt")
     return found
+
+
+def _is_numbered(extension: str) -> bool:
+    return extension.partition(".")[0].isdecimal()
+
+
+def _number(extension: str) -> int:
+    return int(extension.partition(".")[0])
 
 
 def _index_remote(files: Mapping[str, Path], *, reading: Reading) -> None:

@@ -34,22 +34,34 @@ USUAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns in use; ``texts`` are several when captions stand in columns of their own."""
+    """The columns in use; ``texts`` are several when captions stand in columns of their own.
+
+    Rows with an equal value in the column ``study`` are one sample.
+    """
 
     image: str | None
     texts: tuple[str, ...]
     label: str | None
+    study: str | None = None
+    findings: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The image column if any, the text columns, the label column if any: the order of a row's values."""
-        image = () if self.image is None else (self.image,)
-        label = () if self.label is None else (self.label,)
-        return (*image, *self.texts, *label)
+        """Image, texts, label, study, findings, as far as there are any: the order of a row's values."""
+        image, label, study = (() if name is None else (name,) for name in (self.image, self.label, self.study))
+        return (*image, *self.texts, *label, *study, *self.findings)
 
     def described(self) -> dict[str, str]:
         """What to print: the role and the columns that fill it."""
-        roles = {"image": self.image, "text": ", ".join(self.texts) or None, "label": self.label}
+        several = f"{self.findings[0]} and {len(self.findings) - 1} more" if len(self.findings) > 1 else None
+        findings = several or next(iter(self.findings), None)
+        roles = {
+            "image": self.image,
+            "text": ", ".join(self.texts) or None,
+            "label": self.label,
+            "study": self.study,
+            "findings": findings,
+        }
         return {role: column for role, column in roles.items() if column is not None}
 
 
@@ -63,7 +75,8 @@ def choose(columns: Iterable[str], spec: Spec, *, where: str, has_image: bool = 
     image = None if has_image else _one("image", spec.image, found=found, where=where)
     texts = _texts(spec.text, found=found, where=where)
     label = _one("label", spec.label, found=found, where=where)
-    chosen = Columns(image=image, texts=texts, label=label)
+    study = _named("study", spec.study, found=found, where=where) if spec.study else None
+    chosen = Columns(image=image, texts=texts, label=label, study=study)
     if has_image:
         return chosen
     address = _guess("url", found)
@@ -72,7 +85,7 @@ def choose(columns: Iterable[str], spec: Spec, *, where: str, has_image: bool = 
             f"{where} names its images by address only (column {address!r}) and unicl fetches nothing: download them "
             f"(for example with img2dataset), or write {spec.path.name}?image= to use the texts alone"
         )
-    if not chosen.wanted:
+    if not chosen.wanted and spec.findings is None:
         raise UserError(
             f"{where}: no column of {listed(found)} has a usual name for an image, a text or a label; "
             f"name them, for example {spec.path.name}?image=COLUMN&text=COLUMN{_headless(found)}"

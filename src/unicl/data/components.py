@@ -12,6 +12,8 @@ PLACES: Final = ("prefix", "description", "suffix")
 """Where FILIP's components stand: ``[prefix] {}, [description]. [suffix].``"""
 CLASSES: Final = "classes"
 """The key of a file that gives classes prompts of their own."""
+CLASS_SETS: Final = ("gloria", "chexpert", "medclip-covid", "medclip-rsna")
+"""The sets of `class_set`."""
 NONE: Final = "none"
 """The empty component."""
 
@@ -30,13 +32,17 @@ def filip_sets() -> dict[str, tuple[str, ...]]:
     }
 
 
-def gloria_prompts() -> dict[str, tuple[str, ...]]:
-    """GLoRIA's prompts for five classes of CheXpert: severity, subtype and location, in every combination.
+def class_set(name: str) -> dict[str, tuple[str, ...]]:
+    """A set of prompts of classes' own, one of `CLASS_SETS`: severity, subtype and location, in every combination.
 
-    As released, with its misspellings, the one that stands twice, and the order of words of Pleural Effusion, such as
-    "small left bilateral pleural effusion". The released code draws five a class.
+    * ``gloria``: GLoRIA's for five classes of CheXpert, as released, with its misspellings, the one that stands twice,
+      and the order of words of Pleural Effusion, such as "small left bilateral pleural effusion". The released code
+      draws five a class; MedCLIP's has the same prompts, and draws ten.
+    * ``medclip-covid``, ``medclip-rsna``: MedCLIP's for COVID and for Pneumonia (a word that its prompts never say).
+      Its negative class comes from sentences that were not released; those of Normal here are ours.
+    * ``chexpert``: ours, for CheXpert's fourteen.
     """
-    return class_prompts(json.loads(_shipped("gloria.json"))[CLASSES], where="gloria.json")
+    return class_prompts(json.loads(_shipped(f"{name}.json"))[CLASSES], where=f"{name}.json")
 
 
 def product_of(lists: Mapping[str, object], *, where: str) -> tuple[str, ...]:
@@ -63,7 +69,8 @@ def product_of(lists: Mapping[str, object], *, where: str) -> tuple[str, ...]:
 def class_prompts(classes: object, *, where: str) -> dict[str, tuple[str, ...]]:
     """The sentences of each class by name: a list of them, or lists of components to join in their order with blanks.
 
-    Raises `UserError` that begins with ``where`` for a class without prompts.
+    The combination of empty components alone is none. Raises `UserError` that begins with ``where`` for a class
+    without prompts.
     """
     if not isinstance(classes, dict) or not classes:
         raise UserError(f"{where}: {CLASSES!r} holds {_kind(classes)}, but an object of class names was wanted")
@@ -73,8 +80,8 @@ def class_prompts(classes: object, *, where: str) -> dict[str, tuple[str, ...]]:
 def _of_class(given: object, *, where: str) -> tuple[str, ...]:
     lists = given if isinstance(given, dict) else {"prompts": given}
     columns = [_column(each, where=f"{where}, {key!r}") for key, each in lists.items()]
-    found = tuple(" ".join(filter(None, words)) for words in product(*columns))
-    if not all(found):
+    found = tuple(filter(None, (" ".join(filter(None, words)) for words in product(*columns))))
+    if not found:
         raise UserError(f"{where} has an empty prompt; give at least one list without {NONE!r}")
     return found
 

@@ -13,7 +13,10 @@ from unicl.errors import UserError
 from unicl.space import Sample
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".jfif")
+    (
+        *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".jfif"),
+        *(".dcm", ".dicom"),
+    )
 )
 BESIDE = (".txt", ".json", ".cls")
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))

@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from unicl.data.autoaugment import autoaugment
-from unicl.data.radiograph import radiograph
+from unicl.data.dicom import dicom_pixels, is_dicom
+from unicl.data.radiograph import CHEST, CONVIRT, radiograph
 from unicl.data.sources import read_bytes
 from unicl.errors import BadImage, UserError
 from unicl.space import ImageSource
@@ -63,17 +64,16 @@ class Augment:
     the colour changes of SupCon (brightness, contrast, saturation .4, hue .1, applied to 8 images in 10); ``flip``
     mirrors half of the images (it spoils texts that say left or right, and letters); ``gray`` is a probability.
     ``policy``: "autoaugment" makes one of ImageNet's 25 pairs of changes (FILIP, section 3.3), "radiograph" those of
-    ConVIRT (section 4.2). ``shift`` takes the
-    place of ``crop``: a picture is fitted to its frame's ``scale``, and the square is cut out at a random place
-    (GLoRIA's 224 of 256 pixels). ``decode="fast"`` reads JPEGs much larger than needed at one to four eighths of their
-    size.
+    ConVIRT (section 4.2), "chest" MedCLIP's. ``shift`` takes the place of ``crop``: a picture is fitted to its frame's
+    ``scale``, and the square is cut out at a random place (GLoRIA's 224 of 256 pixels). ``decode="fast"`` reads JPEGs
+    much larger than needed at one to four eighths of their size.
     """
 
     crop: tuple[float, float] = _CROP
     flip: bool = False
     jitter: float = 0.0
     gray: float = 0.0
-    policy: Literal["none", "autoaugment", "radiograph"] = "none"
+    policy: Literal["none", "autoaugment", "radiograph", "chest"] = "none"
     shift: bool = False
     decode: Literal["exact", "fast"] = "exact"
 
@@ -127,18 +127,23 @@ class Frame:
 
 FRAME = Frame()
 """CLIP's."""
+RADIOGRAPHS = MappingProxyType({"radiograph": CONVIRT, "chest": CHEST})
+"""Policies for radiographs, by name."""
 
 
 def decode(image: ImageSource, *, max_pixels: int = MAX_PIXELS, shortest: int | None = None) -> Tensor:
     """The pixels of an image as it is meant to be seen: ``(3, H, W)`` uint8 RGB, a view of ``(H, W, 3)`` memory.
 
-    Turned by its EXIF tag, transparent parts on white, 16-bit values scaled, the first frame of an animation.
+    Turned by its EXIF tag, transparent parts on white, 16-bit values scaled, the first frame of an animation; DICOM as
+    its header says (`unicl.data.dicom`).
     With ``shortest``, a JPEG is decoded at one to four eighths of its size if no side gets shorter than that.
     Raises `BadImage` with a short reason; the size is read from the header before anything is decoded.
     """
     content = read_bytes(image)
     if not content:
         raise BadImage("empty file")
+    if is_dicom(content):
+        return dicom_pixels(content, max_pixels=max_pixels)
     try:
         with Image.open(BytesIO(content), formats=_formats()) as opened:
             _check_size(opened, max_pixels=max_pixels)
@@ -175,8 +180,8 @@ def augment(image: Tensor, settings: Augment, *, size: int, rng: np.random.Gener
         view = torch.from_numpy(view.numpy()[:, :, ::-1].copy())
     if settings.policy == "autoaugment":
         view = autoaugment(view, rng=rng)
-    if settings.policy == "radiograph":
-        view = radiograph(view, rng=rng)
+    if settings.policy in RADIOGRAPHS:
+        view = radiograph(view, RADIOGRAPHS[settings.policy], rng=rng)
     if settings.jitter and rng.random() < JITTER_CHANCE:
         view = _jittered(view, strength=settings.jitter, rng=rng)
     if settings.gray and rng.random() < settings.gray:

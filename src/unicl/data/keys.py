@@ -16,6 +16,11 @@ def text_key(text: str) -> int:
     return _hash("text", normalise(text))
 
 
+def finding_key(name: str) -> int:
+    """The key of a finding: equal names are one finding, whatever table they stand in."""
+    return _hash("finding", normalise(name))
+
+
 def sample_key(source: str, id: str) -> int:
     """The key of one sample of one source: nothing else in the world has it."""
     return _hash("sample", source, id)

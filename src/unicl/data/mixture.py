@@ -1,18 +1,22 @@
 """Which sample comes at which position of an endless, seeded mixture: a pure function, hence exact to resume."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import floor
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unicl.data.sources import Source
 from unicl.errors import UserError
-from unicl.space import RemoteTar, Streamed
+from unicl.space import Finding, RemoteTar, Streamed
 
 Indices = NDArray[np.int64]
+Balance = bool | Literal["findings"]
+"""Whether samples are drawn alike (False), labelled and others equally often (True), or those of each finding."""
 STRIDE = 256
 """After so many draws it is looked again which tars come."""
 
@@ -125,16 +129,19 @@ class Mixture:
         return floor(epoch * pool.weight * len(pool.indices) + 1e-9)
 
 
-def pools_of(sources: Sequence[Source], *, balance: bool) -> tuple[Pool, ...]:
+def pools_of(sources: Sequence[Source], *, balance: Balance) -> tuple[Pool, ...]:
     """One pool a source; with ``balance``, labelled and other samples are drawn equally often, the fewer repeated.
 
-    The balanced sampler of UniCL (section 4); data of one kind only is left as it is.
+    The balanced sampler of UniCL (section 4); data of one kind only is left as it is. "findings" balances images and
+    texts each by the rarest finding that a sample has: those of every finding, and those without any, equally often.
     """
     starts = np.cumsum([0, *(len(s.samples) for s in sources)])
     pools = [
         Pool(indices=np.arange(start, start + len(source.samples)), weight=source.weight, tars=_tars(source))
         for start, source in zip(starts, sources, strict=False)
     ]
+    if balance == "findings":
+        return _by_finding(pools, sources)
     return _balanced(pools, sources) if balance else tuple(pools)
 
 
@@ -151,6 +158,30 @@ def _balanced(pools: Sequence[Pool], sources: Sequence[Source]) -> tuple[Pool, .
         for half, total in zip(halves, totals, strict=True)
         for pool in half
     )
+
+
+def _by_finding(pools: Sequence[Pool], sources: Sequence[Source]) -> tuple[Pool, ...]:
+    samples = [sample for source in sources for sample in source.samples]
+    present = [[name for name, known in s.findings if known == Finding.PRESENT] for s in samples]
+    common = Counter(name for names in present for name in names)
+    # The rarest one of a sample, so that common companions do not hide it.
+    groups = np.array(
+        [min(names, key=lambda name: (common[name], name), default="") for names in present], dtype=object
+    )
+    seen = np.array([sample.image is not None for sample in samples])
+    parts: list[Pool] = []
+    for side in (True, False):
+        each = [
+            [_part(pool, (seen[pool.indices] == side) & (groups[pool.indices] == group)) for pool in pools]
+            for group in sorted(set(groups[seen == side]))
+        ]
+        totals = [sum(p.weight * len(p.indices) for p in group) for group in each]
+        parts += [
+            replace(pool, weight=pool.weight * max(totals) / total)
+            for group, total in zip(each, totals, strict=True)
+            for pool in group
+        ]
+    return tuple(parts)
 
 
 def _part(pool: Pool, mask: NDArray[np.bool_]) -> Pool:

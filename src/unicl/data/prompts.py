@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import regex
 
-from unicl.data.components import CLASSES, class_prompts, filip_sets, gloria_prompts, product_of
+from unicl.data.components import CLASS_SETS, CLASSES, class_prompts, class_set, filip_sets, product_of
 from unicl.data.elevater import OF_CN_CLIP, own_names, own_prompts
 from unicl.errors import UserError, suggest
 
@@ -23,8 +23,8 @@ READ: Final = ("clip80", "unicl81", "wukong80")
 Of open_clip, CLIP's 80 for ImageNet, and UniCL's, which add ``{}.``; of cn_clip, Wukong's 80 Chinese ones, of which two
 stand there twice and so weigh twice.
 """
-BY_CLASS: Final = ("gloria",)
-"""Sets that have sentences of their own for each class that they know: GLoRIA's for five classes of CheXpert."""
+BY_CLASS: Final = CLASS_SETS
+"""Sets that have sentences of their own for each class that they know: findings of chest X-rays."""
 
 _DRAWN: Final = regex.compile(r"(?P<name>.+?):(?P<most>\d+)(?::(?P<seed>\d+))?")
 _HAN: Final = regex.compile(r"\p{Han}")
@@ -136,7 +136,7 @@ def _whole_set(name: str) -> Prompts:
             else _of_clip() + (("{}.",) if name == "unicl81" else ())
         )
     if name in BY_CLASS:
-        return gloria_prompts()
+        return class_set(name)
     if name in OF_CN_CLIP:
         return _of_cn_clip("cvinw_zeroshot_templates", f"{OF_CN_CLIP[name]}_templates")
     shipped = filip_sets() | own_prompts()

@@ -9,14 +9,16 @@ from types import MappingProxyType
 from unicl.data.cells import Labels, Ledger, captions, image_of
 from unicl.data.columns import Columns, choose, listed
 from unicl.data.encodings import decode_text
+from unicl.data.finding_cells import FindingCells, finding_columns
 from unicl.data.locate import Locator
 from unicl.data.spec import Spec
 from unicl.errors import UserError, suggest
-from unicl.space import ImageSource, Sample
+from unicl.space import Finding, Findings, ImageSource, Sample
 
 NO_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 HEAD = 100
 """How many groups of files are looked at to find which members hold the text and the label."""
+_SURER = (Finding.UNMENTIONED, Finding.ABSENT, Finding.UNCERTAIN, Finding.PRESENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +50,37 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Files or members that share a name (``stem``): an image, and the contents of what is beside it by extension."""
+    """Files or members that share a name (``stem``): an image, and the contents of what is beside it by extension.
+
+    ``others`` are images of the same name and a number: 000.jpg, 000.1.jpg.
+    """
 
     id: str
     stem: str
     image: ImageSource | None
     fields: Mapping[str, bytes]
     label: str | None = None
+    others: tuple[ImageSource, ...] = ()
 
 
 def table_samples(tables: Sequence[Table], reading: Reading) -> Iterator[Sample]:
-    """The samples of tables with the same columns; rows that repeat an image are one sample with all its captions."""
+    """The samples of tables with the same columns; rows that repeat an image are one sample with all its captions.
+
+    With ``study=COLUMN``, rows with an equal value there are one sample with all their images and captions.
+    """
     first = tables[0]
     chosen = choose(first.columns, reading.spec, where=first.where)
+    findings = finding_columns(
+        reading.spec.findings, columns=first.columns, others=chosen, rows=first.rows, where=first.where
+    )
+    chosen = replace(chosen, findings=tuple(findings))
+    cells = FindingCells(findings, where=first.where)
     reading.ledger.columns.update(chosen.described())
     locator = Locator(base=reading.spec.folder, root=reading.spec.root, where=first.where)
     found: dict[str, Sample] = {}
     repeated: dict[str, list[Sample]] = {}
     for table in tables:
-        for sample in _rows(_only(table, reading.spec.where), chosen, reading=reading, locator=locator):
+        for sample in _rows(_only(table, reading.spec.where), chosen, cells, reading=reading, locator=locator):
             if found.setdefault(sample.id, sample) is not sample:
                 repeated.setdefault(sample.id, [found[sample.id]]).append(sample)
     if reading.spec.where and not found:
@@ -79,8 +93,9 @@ def table_samples(tables: Sequence[Table], reading: Reading) -> Iterator[Sample]
 
 def group_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Sample]:
     """The samples of groups of files; text and label come from members (txt, cls) or from the fields of a json."""
-    if reading.spec.where:
-        raise UserError(f"{reading.name}: where= chooses rows of a table (csv, tsv, jsonl, parquet), and this is none")
+    if reading.spec.where or reading.spec.study:
+        does = "where= chooses" if reading.spec.where else "study= joins"
+        raise UserError(f"{reading.name}: {does} rows of a table (csv, tsv, jsonl, parquet), and this is none")
     rest = iter(groups)
     head = list(islice(rest, HEAD))
     where = reading.name
@@ -136,7 +151,9 @@ def _only(table: Table, where: Sequence[tuple[str, str]]) -> Table:
     return _only(replace(table, rows=rows), others)
 
 
-def _rows(table: Table, chosen: Columns, *, reading: Reading, locator: Locator) -> Iterator[Sample]:
+def _rows(
+    table: Table, chosen: Columns, findings: FindingCells, *, reading: Reading, locator: Locator
+) -> Iterator[Sample]:
     missing = [name for name in chosen.wanted if name not in table.columns]
     if missing:
         raise UserError(
@@ -155,7 +172,12 @@ def _rows(table: Table, chosen: Columns, *, reading: Reading, locator: Locator) 
         if image is None or not texts:
             _count(image, texts, classes, chosen=chosen, ledger=reading.ledger, place=table.prefix + place)
         if image is not None or texts or classes:
-            yield Sample(id=id, image=image, captions=texts, labels=classes, namespace=reading.namespace)
+            known = findings(values[-len(chosen.findings) :], place=place) if chosen.findings else ()
+            if chosen.study is not None:
+                id = str(values[stop + (chosen.label is not None)] or "").strip() or id
+            yield Sample(
+                id=id, image=image, captions=texts, labels=classes, namespace=reading.namespace, findings=known
+            )
 
 
 def _located(cell: object, *, id: str, place: str, table: Table, locator: Locator) -> tuple[str, ImageSource | None]:
@@ -184,7 +206,25 @@ def _count(
 def _merged(samples: Sequence[Sample]) -> Sample:
     texts = dict.fromkeys(text for sample in samples for text in sample.captions)
     classes = dict.fromkeys(label for sample in samples for label in sample.labels)
-    return replace(samples[0], captions=tuple(texts), labels=tuple(classes))
+    images = tuple(dict.fromkeys(sample.image for sample in samples if sample.image is not None))
+    return replace(
+        samples[0],
+        image=next(iter(images), None),
+        others=images[1:],
+        captions=tuple(texts),
+        labels=tuple(classes),
+        findings=_joined([sample.findings for sample in samples if sample.findings]),
+    )
+
+
+def _joined(several: Sequence[Findings]) -> Findings:
+    """What rows say together: a finding is present if one says so, else uncertain, else absent."""
+    if len(set(several)) < 2:
+        return several[0] if several else ()
+    said: dict[str, list[Finding]] = {}
+    for name, known in chain.from_iterable(several):
+        said.setdefault(name, []).append(known)
+    return tuple((name, max(known, key=_SURER.index)) for name, known in said.items())
 
 
 def _tell_missing(locator: Locator, *, reading: Reading) -> None:

@@ -13,9 +13,12 @@ from types import MappingProxyType
 
 from unicl.data.archives import TARS, tar_samples
 from unicl.data.cells import BASE64_HEADS, Ledger, unpacked
+from unicl.data.chexpert import chexpert_samples, is_chexpert, is_chexpert_folder
 from unicl.data.chinese_clip import holds_pair, pair_samples
 from unicl.data.elevater import labels_beside
+from unicl.data.exclusive import choice_of, exclusive
 from unicl.data.folders import SPLITS, class_samples, has_classes, has_images, image_samples
+from unicl.data.mimic_cxr import is_mimic_cxr, mimic_samples
 from unicl.data.numbered import is_numbered, numbered_samples
 from unicl.data.parquet import parquet_samples, saved_samples
 from unicl.data.rows import Reading
@@ -23,6 +26,7 @@ from unicl.data.spec import Spec, parse
 from unicl.data.tables import csv_samples, jsonl_samples
 from unicl.data.tars.remote import fetch_all, local_paths
 from unicl.data.tars.streamed import shelf
+from unicl.data.voc import is_voc, voc_samples
 from unicl.errors import BadImage, UserError, suggest
 from unicl.space import ImageSource, Sample, Slice, Streamed
 
@@ -38,6 +42,9 @@ FORMATS: Mapping[str, Callable[[Reading], Iterator[Sample]]] = MappingProxyType(
         "hf dataset": saved_samples,
         "chinese-clip": pair_samples,
         "numbered captions": numbered_samples,
+        "chexpert": chexpert_samples,
+        "mimic-cxr": mimic_samples,
+        "voc": voc_samples,
     }
 )
 
@@ -127,6 +134,7 @@ def read_bytes(image: ImageSource) -> bytes:
 
 
 def _load(spec: Spec, *, name: str, names: Mapping[str, str] | None) -> Source:
+    choice = None if spec.only is None else choice_of(spec.only)
     format, spec = _resolved(spec)
     ledger = Ledger()
     names = _class_names(spec, format=format, ledger=ledger) if names is None else names
@@ -134,6 +142,11 @@ def _load(spec: Spec, *, name: str, names: Mapping[str, str] | None) -> Source:
     reading = Reading(spec=spec, name=name, namespace=namespace, names=names, ledger=ledger)
     with _no_collection():
         samples = tuple(_within_memory(FORMATS[format](reading), ledger=ledger, name=name))
+    if choice is not None:
+        found = len(samples)
+        samples = exclusive(samples, choice, seed=spec.seed, where=name)
+        what = "each of one finding, its label"
+        ledger.note(f"only={spec.only}, seed {spec.seed}: {len(samples):,} of {found:,}, {what}")
     if not samples:
         raise UserError(f"{name} holds no rows with an image, a text or a label (is there only a header?)")
     return Source(
@@ -184,6 +197,14 @@ def _resolved(spec: Spec) -> tuple[str, Spec]:
         return "chinese-clip", spec
     if is_numbered(first):
         return "numbered captions", spec
+    if is_chexpert(first):
+        return "chexpert", spec
+    if is_mimic_cxr(first):
+        return "mimic-cxr", spec
+    if is_chexpert_folder(first):
+        raise UserError(f"{spec.typed!r} is CheXpert's folder; give one of its tables, such as {first.name}/train.csv")
+    if is_voc(first):
+        return "voc", spec
     if first.is_dir():
         return _folder(first, spec=spec)
     return _by_ending(first), spec

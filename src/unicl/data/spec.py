@@ -11,7 +11,10 @@ from urllib.parse import unquote
 from unicl.data.elevater import own_names
 from unicl.errors import UserError, suggest
 
-FIELDS = ("image", "text", "label", "where", "weight", "namespace", "encoding", "names", "root", "format", "stream")
+FIELDS = (
+    *("image", "text", "label", "findings", "study", "where", "only", "seed", "weight", "namespace", "encoding"),
+    *("names", "root", "format", "stream"),
+)
 ENCODINGS = ("utf-8", "gb18030", "gbk", "big5", "shift_jis", "euc_kr", "latin-1", "cp1252", "utf-16")
 REMOTE = ("https://", "http://", "pipe:")
 MAX_FILES = 100_000
@@ -21,11 +24,13 @@ MAX_FILES = 100_000
 class Spec:
     """One source as typed: its files and the fields of its query.
 
-    ``image``, ``text``, ``label`` name columns: None is a guess, "" is none. ``encoding`` "" is UTF-8 or what the
+    ``image``, ``text``, ``label`` name columns: None is a guess, "" is none. ``findings`` names columns with commas
+    between; "*" is every column that holds nothing else. ``encoding`` "" is UTF-8 or what the
     file's byte order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed. ``remote`` are
     addresses of tars that are to be fetched, which then become the paths; with ``stream`` not all of them are kept,
     and the samples are shuffled by tars and over ``reach`` samples, 0 being a number that suits the tars. ``where`` are
-    columns of a table and the value that a row must have in each to be read.
+    columns of a table and the value that a row must have in each to be read. ``study`` names a column whose equal
+    values make one sample; ``only`` draws images of one finding, by ``seed`` (`unicl.data.exclusive`).
     """
 
     typed: str
@@ -34,6 +39,10 @@ class Spec:
     image: str | None = None
     text: str | None = None
     label: str | None = None
+    findings: str | None = None
+    study: str | None = None
+    only: str | None = None
+    seed: int = 0
     where: tuple[tuple[str, str], ...] = ()
     weight: float = 1.0
     namespace: str | None = None
@@ -83,6 +92,10 @@ def parse(typed: str) -> Spec:
         image=fields.get("image"),
         text=fields.get("text"),
         label=fields.get("label"),
+        findings=fields.get("findings"),
+        study=fields.get("study"),
+        only=fields.get("only"),
+        seed=_seed(fields.get("seed"), draws="only" in fields),
         where=_where(fields.get("where")),
         weight=_weight(fields.get("weight", "1")),
         namespace=fields.get("namespace"),
@@ -207,10 +220,25 @@ def _existing(files: list[Path], *, place: str) -> list[Path]:
 def _where(text: str | None) -> tuple[tuple[str, str], ...]:
     if text is None:
         return ()
-    column, colon, value = text.partition(":")
-    if not (column and colon and value):
-        raise UserError(f"where={text!r} does not say which rows; write where=COLUMN:VALUE, such as where=split:test")
-    return ((column, value),)
+    conditions = text.split(";")
+    # A value may hold a semicolon of its own.
+    pairs = [each.partition(":") for each in (conditions if all(":" in each for each in conditions) else [text])]
+    if not all(column and value for column, _, value in pairs):
+        raise UserError(
+            f"where={text!r} does not say which rows; write where=COLUMN:VALUE, such as where=split:test, and several "
+            "with a semicolon between"
+        )
+    return tuple((column, value) for column, _, value in pairs)
+
+
+def _seed(text: str | None, *, draws: bool) -> int:
+    if text is None:
+        return 0
+    if not draws:
+        raise UserError("seed= belongs to only=, which draws images; take it away, or add for example only=200")
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"seed={text!r} is not a whole number from 0 on; write for example seed=1")
+    return int(text)
 
 
 def _weight(text: str) -> float:

@@ -6,25 +6,30 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unicl.data.collate import ClassTexts, Collator, Drawn, KeyMode
+from unicl.data.collate import ClassTexts, Collator, Drawn, FindingValues, Hide, KeyMode
 from unicl.data.image import FRAME, Augment, Frame, augment, decode, fit
+from unicl.data.keys import text_key
 from unicl.data.loading.loader import LoaderKind, Pace, by_threads, cores_here, pays
 from unicl.data.loading.packed import Packed
 from unicl.data.loading.team import Made
+from unicl.data.masking import Hidden, hidden_words
 from unicl.data.mix import Mix, mix
-from unicl.data.mixture import Mixture, pools_of
+from unicl.data.mixture import Balance, Mixture, pools_of
+from unicl.data.phrases import parse
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
+from unicl.data.tags import captions_of
 from unicl.data.tars.streamed import expect
-from unicl.data.text import Tokenizer, sentences
+from unicl.data.text import Tokenizer, mirror, sentences
 from unicl.errors import BadImage, UserError
-from unicl.space import Batch, Sample
+from unicl.space import Batch, Findings, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +37,13 @@ class StreamSettings:
     """How samples become batches, and how fast.
 
     * ``batch`` is the global size; ``augment`` None means evaluation's plain resize.
+    * ``balance``: labelled and other samples are drawn equally often (`pools_of`), or the samples of each finding.
     * ``sentences``: a text shown is one sentence of a sample's texts, each as likely (ConVIRT, section 2.3).
+    * ``findings``: what findings count; ``captions``: whether the batch says which text is an image's own.
+    * ``class_texts``: whether classes are shown as texts too, which nothing but a contrast reads.
+    * ``hidden``: which words of captions are shown as a mask, to be found again (ICMLM); None hides none.
+    * ``mirror``: the share of images that are turned left to right, with these two words exchanged in their texts
+      (VirTex's code); leave ``augment.flip`` at 0 then.
     * ``loader``: who reads, threads of the trainer or of a process beside it; ``auto`` takes the process on an
       accelerator and on more than four cores, if there is enough to read. The batches are the same.
     * ``workers``: threads that read; None takes two, or with a loader process all cores but one.
@@ -43,8 +54,13 @@ class StreamSettings:
     batch: int = 128
     keys: KeyMode = "typed"
     prompts: str = "auto"
-    balance: bool = False
+    balance: Balance = False
     sentences: bool = False
+    findings: FindingValues = FindingValues()
+    captions: bool = False
+    class_texts: bool = True
+    hidden: Hidden | None = None
+    mirror: float = 0.0
     augment: Augment | None = Augment()
     views: int = 1
     mix: Mix | None = None
@@ -93,6 +109,7 @@ class Stream:
         quarantine: Quarantine,
         place: Place = Place(),
         features: Kept | None = None,
+        hide: Hide | None = None,
     ) -> None:
         self.settings = settings
         self.names = tuple(source.name for source in sources)
@@ -100,7 +117,16 @@ class Stream:
         self.samples: Sequence[Sample] = tuple(sample for source in sources for sample in source.samples)
         self.mixture = Mixture(pools_of(sources, balance=settings.balance), seed=seed)
         self.size, self.frame, self.seed = size, frame, seed
-        self.collator = Collator(mode=settings.keys, texts=texts, tokenizer=tokenizer)
+        self.collator = Collator(
+            mode=settings.keys,
+            texts=texts,
+            tokenizer=tokenizer,
+            findings=settings.findings,
+            labelled=_labelled(self.samples),
+            captions=settings.captions,
+            hide=hide or _hide(sources, settings.hidden, tokenizer=tokenizer),
+            says_classes=settings.class_texts,
+        )
         self.quarantine, self.place, self.features = quarantine, place, features
         if settings.batch < place.ranks:
             raise UserError(f"a batch of {settings.batch} cannot be shared by {place.ranks} processes")
@@ -165,8 +191,13 @@ class Stream:
         index = self.mixture.draw(position)
         sample = self.samples[index]
         rng = np.random.default_rng([self.seed, 3, position])
+        if sample.others:
+            sample = replace(sample, image=sample.images[rng.integers(len(sample.images))])
         if self.settings.sentences:
             sample = replace(sample, captions=tuple(s for text in sample.captions for s in sentences(text)))
+        mirrored = bool(self.settings.mirror) and rng.random() < self.settings.mirror
+        if mirrored:
+            sample = replace(sample, captions=tuple(mirror(text) for text in sample.captions))
         caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
         make = partial(Drawn, sample=sample, source=self._source(index), caption=caption)
         if sample.image is None:
@@ -177,8 +208,12 @@ class Stream:
                 return make(image=row, view=row if self.settings.views > 1 else None)
             expect(self.mixture.coming(position))
             self._read(sample, out, rng=rng)
+            if mirrored:
+                np.copyto(out.numpy(), out.numpy()[..., ::-1].copy())
         except BadImage as error:
-            return _Bad(self._id(index), str(error))
+            # Of a study, the image that is at fault must be named too.
+            which = f"/{sample.image.name}" if sample.others and isinstance(sample.image, Path) else ""
+            return _Bad(self._id(index) + which, str(error))
         return make(image=out[0], view=out[1] if len(out) > 1 else None)
 
     def collate(self, step: int, *, drawn: Sequence[Any], out: Tensor | None) -> Made:
@@ -229,3 +264,16 @@ class Stream:
         vars(self).update(state)
         self.mixture = Mixture(pools, seed=self.seed)
         self.quarantine = Quarantine(limit=0)
+
+
+def _hide(sources: Sequence[Source], hidden: Hidden | None, *, tokenizer: Tokenizer | None) -> Hide | None:
+    if hidden is None or tokenizer is None:
+        return None
+    captions = captions_of(sources)
+    return hidden_words(captions, parse(list(captions)), hidden, tokenizer=tokenizer)
+
+
+def _labelled(samples: Sequence[Sample]) -> dict[int, Findings]:
+    """The findings of texts that stand in a table of their own, for the same texts beside an image."""
+    alone = (sample for sample in samples if sample.findings and sample.image is None)
+    return {text_key(text): sample.findings for sample in alone for text in sample.captions}

@@ -18,6 +18,7 @@ from torch import Tensor
 from unicl.data import tokens as published
 from unicl.data.clean import Cleaning, clean, prepare
 from unicl.data.pieces import Pieces
+from unicl.data.sentences import places
 from unicl.errors import UserError, suggest
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "clean",
     "languages",
     "load_tokenizer",
+    "mirror",
     "padded_with_end",
     "sentences",
     "train_tokenizer",
@@ -34,8 +36,13 @@ __all__ = [
 ]
 
 NAMES: Final = ("clip", "chinese", "train")
-_ENDS: Final = regex.compile(r"(?<=[.!?])\s+|(?<=[。！？；])\s*|\s*\n\s*")
-_LETTER: Final = regex.compile(r"\p{L}")
+_SIDES: Final = regex.compile(r"\b(?:left|right)(?:most|wards?|hand)?\b|左(?!右)|(?<!左)右", regex.IGNORECASE)
+_OTHER: Final = {
+    **{f"left{end}": f"right{end}" for end in ("", "most", "ward", "wards", "hand")},
+    **{f"right{end}": f"left{end}" for end in ("", "most", "ward", "wards", "hand")},
+    "左": "右",
+    "右": "左",
+}
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
 _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _SETTINGS: Final = "tokenizer_settings.json"
@@ -55,8 +62,12 @@ _SCRIPTS: Final = (
 
 def sentences(text: str) -> tuple[str, ...]:
     """The sentences of a report, by full stops and lines; numbers of lists stay out, a text without an end is one."""
-    pieces = (piece.strip() for piece in _ENDS.split(text))
-    return tuple(piece for piece in pieces if _LETTER.search(piece)) or (text,)
+    return tuple(text[start:end] for start, end in places(text)) or (text,)
+
+
+def mirror(text: str) -> str:
+    """A text of the same picture turned left to right: "left" and "right" change places (VirTex's code)."""
+    return str(_SIDES.sub(lambda found: _cased(_OTHER[found[0].casefold()], like=found[0]), text))
 
 
 def languages(text: str) -> str:
@@ -69,6 +80,10 @@ def languages(text: str) -> str:
         counts["ja"] = counts.pop("kana") + counts.pop("zh")
     name, count = counts.most_common(1)[0]
     return name if count else "none"
+
+
+def _cased(word: str, *, like: str) -> str:
+    return word.upper() if like.isupper() else word.capitalize() if like[:1].isupper() else word
 
 
 class Tokenizer:

@@ -21,7 +21,7 @@ SHOWN = 3
 
 def cannot_retrieve(plan: Plan) -> str | None:
     """Retrieval needs a text tower and captions of at least two images or two texts."""
-    if plan.model.text is None:
+    if not plan.model.settings.reads_texts:
         return f"the model was trained with {plan.model.settings.recipe!r} and has no text tower"
     captioned = [sample.captions for sample in plan.samples if sample.captions]
     if not captioned:

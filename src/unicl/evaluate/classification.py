@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unicl import compare
-from unicl.data.prompts import Prompts, language_of, sentences_for, templates
+from unicl.data.prompts import Prompts, sentences_for
 from unicl.errors import UserError, suggest
 from unicl.evaluate.bar import bar
 from unicl.evaluate.classes import Classes
@@ -25,27 +25,29 @@ _TOGETHER: Mapping[Ensemble, str] = {
     "similarities": "the mean of their scores (FILIP)",
     "probabilities": "the mean of their probabilities over the classes (Wukong)",
     "best": "the best of their scores (GLoRIA)",
+    "likelihood": "the mean of their log-likelihoods",
 }
 _TRIVIAL = (f"with {TOP} classes or fewer, top-{TOP} is reached by any model",)
 
 
 def cannot_zero_shot(plan: Plan) -> str | None:
-    """It takes labels, two classes, and a text tower or a classifier that knows the classes."""
+    """It takes labels, two classes, and a model that reads or predicts texts or a classifier that knows the classes."""
     if not any(sample.labels for sample in plan.samples):
         return "the data has no labels"
     classes = Classes.of(plan.samples, names=plan.options.names)
     if len(classes) < 2:
         return f"there is only one class, {classes.labels[0]!r}"
-    if plan.model.text is not None:
-        return _without_prompts(plan.options.templates, classes)
-    known = own_classes(plan.model)
+    if compare.knows_names(plan.model):
+        return without_prompts(plan.options.templates, classes)
+    known = own_classes(plan.model) if plan.model.text is None else ()
     if not known:
         return f"the model was trained with {plan.model.settings.recipe!r} and has neither text tower nor classifier"
     strange = next((name for name in classes.names if name not in known), None)
     return None if strange is None else f"the model has no class {strange!r}{suggest(strange, known)}"
 
 
-def _without_prompts(prompts: Prompts | None, classes: Classes) -> str | None:
+def without_prompts(prompts: Prompts | None, classes: Classes) -> str | None:
+    """Why classes cannot be told by prompts of their own, if some have none; None if all have."""
     if not isinstance(prompts, Mapping):
         return None
     try:
@@ -65,12 +67,13 @@ def run_zero_shot(job: Job) -> Result:
     classes = Classes.of(job.pictures.samples, names=job.options.names)
     index, truth = classes.truth(job.pictures.samples)
     pictures = job.pictures.take(index)
-    prompts = job.options.templates or templates(language_of(classes.names))
+    prompts = job.options.templates or compare.usual_prompts(job.model, classes.names)
     seen = (_by_vectors if compare.classes_by_vectors(job.model) else _by_scores)(
         job, pictures, prompts=prompts, truth=truth, classes=classes
     )
     note = compare.set_note(job.model, truth.size)
-    title = "Zero-shot classification" if job.model.text is not None else "Classification by the model's own classes"
+    by_name = compare.knows_names(job.model)
+    title = "Zero-shot classification" if by_name else "Classification by the model's own classes"
     return classified(
         "zeroshot",
         seen.outcomes,

@@ -36,7 +36,7 @@ def cannot_compose(plan: Plan) -> str | None:
     """Composed queries need their table and a text tower."""
     if plan.options.composed is None:
         return "no queries of an image and a text were given (--queries)"
-    if plan.model.text is None:
+    if not plan.model.settings.reads_texts:
         return f"the model was trained with {plan.model.settings.recipe!r} and has no text tower"
     return None
 

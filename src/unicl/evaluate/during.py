@@ -1,5 +1,6 @@
 """Evaluation while training: the samples shared by all ranks, the numbers the same on each."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,11 +14,13 @@ from unicl.data.prompts import language_of
 from unicl.data.sources import Source
 from unicl.errors import BadImage, UserError
 from unicl.evaluate.exact import require_finite
+from unicl.evaluate.known import Known, areas
 from unicl.evaluate.parts import Peers, encoded_texts, rank_by_scores
 from unicl.evaluate.quick import metrics_from_embeddings, outcome_numbers, rank_numbers
 from unicl.evaluate.retrieval import Pairs, pair_captions
 from unicl.evaluate.zeroshot import Truth, zero_shot
 from unicl.model import TwoTowers
+from unicl.objective.classify import Classify
 from unicl.space import Embedding, Sample
 from unicl.train.features import Features
 from unicl.train.ranks import Ranks
@@ -36,7 +39,8 @@ def evaluator(
     ``features`` gives what an image tower that never learns says of samples, once for all evaluations.
     Raises `UserError` if the samples have neither labels nor captions.
     """
-    samples = [s for source in sources for s in source.samples if s.image is not None and (s.labels or s.captions)]
+    every = [s for source in sources for s in source.samples if s.image is not None]
+    samples = [s for s in every if s.labels or s.captions or s.findings]
     if not samples:
         raise UserError(
             "the validation data has no image with a label or a caption; name its columns, or leave --val out"
@@ -54,7 +58,7 @@ def evaluator(
         sizes = ranks.sizes(len(read))
         readable = [samples[k] for k in ranks.gather(own, sizes=sizes).tolist()]
         job = _Job(model=model, samples=readable, images=images, prompts=prompts, ranks=ranks, sizes=sizes)
-        return _class_numbers(job) | _retrieval_numbers(job)
+        return _finding_numbers(job) | _class_numbers(job) | _retrieval_numbers(job)
 
     return evaluate
 
@@ -103,12 +107,35 @@ def _pixels(sample: Sample, model: TwoTowers) -> Tensor | None:
         return None
 
 
+def _finding_numbers(job: _Job) -> dict[str, float]:
+    """The mean area under the ROC curve of a model whose own layer tells findings."""
+    model, layer = job.model, _finding_layer(job.model)
+    told = [k for k, s in enumerate(job.samples) if s.findings]
+    if layer is None or not told:
+        return {}
+    names, unmentioned = layer.labels, layer.settings.unmentioned
+    vectors = model.classifier(names, templates=("{}",))
+    scores_NC = job.gather(model.views_of(job.own_of(told))["classes"] @ vectors.T, of=told).cpu()
+    known = Known.of([job.samples[k] for k in told], names, unmentioned=unmentioned)
+    area = float(areas(require_finite(scores_NC, what="images' scores of findings"), known).nanmean())
+    return {} if math.isnan(area) else {"findings/auc": area}
+
+
+def _finding_layer(model: TwoTowers) -> Classify | None:
+    """The layer of a model that knows findings by it alone, and not by texts."""
+    terms = model.objective.terms.values() if model.text is None else ()
+    return next((t for t in terms if isinstance(t, Classify) and t.settings.of == "findings"), None)
+
+
 def _class_numbers(job: _Job) -> dict[str, float]:
     names = sorted({label for s in job.samples for label in s.labels})
     labelled = [k for k, s in enumerate(job.samples) if s.labels]
-    if len(names) < 2:
+    model, prompts = job.model, job.prompts
+    blind = model.text is not None and not model.settings.reads_texts
+    if len(names) < 2 or blind or _finding_layer(model) is not None:
         return {}
-    model, templates = job.model, class_texts(job.prompts).templates[language_of(names)]
+    given = None if prompts == "auto" else class_texts(prompts).templates[language_of(names)]
+    templates = given or compare.usual_prompts(model, names)
     truth = Truth.of([{names.index(label) for label in job.samples[k].labels} for k in labelled])
     own = job.own_of(labelled)
     if compare.classes_by_vectors(model):
@@ -126,7 +153,7 @@ def _class_numbers(job: _Job) -> dict[str, float]:
 def _retrieval_numbers(job: _Job) -> dict[str, float]:
     model, ranks = job.model, job.ranks
     captioned = [k for k, s in enumerate(job.samples) if s.captions]
-    if not captioned or model.text is None:
+    if not captioned or not model.settings.reads_texts:
         return {}
     texts, pairs = pair_captions([job.samples[k].captions for k in captioned])
     own = job.own_of(captioned)

@@ -18,7 +18,7 @@ from unicl.space import Sample
 class Options:
     """The choices of an evaluation that tasks read; see `unicl.evaluate.run.evaluate`.
 
-    ``rated`` and ``composed`` name images by the ids of the samples.
+    ``rated`` and ``composed`` name images by the ids of the samples; ``asked`` are queries of their own, with labels.
     """
 
     names: Names | None = None
@@ -32,6 +32,7 @@ class Options:
     positive: float | None = None
     composed: Composed | None = None
     languages: Mapping[str, tuple[Sample, ...]] | None = None
+    asked: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

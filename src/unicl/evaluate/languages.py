@@ -46,7 +46,7 @@ def read_languages(data: Sequence[str], columns: str) -> Captions:
 
 def cannot_compare_languages(plan: Plan) -> str | None:
     """Languages need captions by language and a text tower."""
-    if plan.model.text is None:
+    if not plan.model.settings.reads_texts:
         return f"the model was trained with {plan.model.settings.recipe!r} and has no text tower"
     return None if plan.options.languages else "no column of languages was given (--language)"
 

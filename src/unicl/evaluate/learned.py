@@ -81,7 +81,7 @@ def run_neighbours(job: Job) -> Result:
     """Cosine neighbours, one vote each: on the features before the head, and on the class view if texts taught it."""
     parts = divide(job)
     views = {"features": (parts.test.features, parts.training.features)}
-    if job.model.text is not None:
+    if job.model.settings.reads_texts:
         views["class view"] = (parts.test.classes, parts.training.classes)
     scores = [
         score for name, (test, bank) in views.items() for score in _neighbour_scores(name, test, bank, parts, job)

@@ -13,6 +13,7 @@ from unicl.space import ImageSource
 HEADLINES = (
     *("zeroshot/top1", "retrieval/mean_recall", "probe/top1", "knn/features/k5/top1", "i2t/r1", "t2i/r1", "t2t/r1"),
     *("i2i/r1", "similarity/mean", "composed/composed/r1", "languages/mean_recall"),
+    *("linear/top1", "svm/map"),
 )
 
 

@@ -49,15 +49,16 @@ class Pictures:
 def distinct_images(sources: Sequence[Source]) -> tuple[Sample, ...]:
     """The samples that have an image, those of one image merged: all its captions, all its labels.
 
-    A table with a row for each caption becomes one sample an image. The id tells the source if there are several.
+    A table with a row for each caption becomes one sample an image, and each image of a study one of its own, with a
+    number in its id. The id tells the source if there are several.
     """
     merged: dict[ImageSource, Sample] = {}
     for source in sources:
         for sample in source.samples:
-            if sample.image is None:
-                continue
             name = f"{source.name}/{sample.id}" if len(sources) > 1 else sample.id
-            merged[sample.image] = _merge(merged.get(sample.image), replace(sample, id=name))
+            for number, image in enumerate(sample.images, start=1):
+                own = replace(sample, id=name if number == 1 else f"{name}#{number}", image=image, others=())
+                merged[image] = _merge(merged.get(image), own)
     return tuple(merged.values())
 
 
@@ -118,7 +119,8 @@ def _merge(first: Sample | None, sample: Sample) -> Sample:
     if first is None:
         return sample
     captions = tuple(dict.fromkeys(first.captions + sample.captions))
-    return replace(first, captions=captions, labels=tuple(dict.fromkeys(first.labels + sample.labels)))
+    labels = tuple(dict.fromkeys(first.labels + sample.labels))
+    return replace(first, captions=captions, labels=labels, findings=first.findings or sample.findings)
 
 
 def _nothing(bad: Sequence[Unreadable]) -> str:

@@ -38,7 +38,7 @@ def confusion_plot(result: Result) -> str:
         axes.set_ylabel("true")
         _count_cells(axes, table)
 
-    return _svg(draw, width=side, height=side, name=f"confusion of {result.task}")
+    return svg(draw, width=side, height=side, name=f"confusion of {result.task}")
 
 
 def rank_plot(result: Result) -> str:
@@ -57,7 +57,7 @@ def rank_plot(result: Result) -> str:
         axes.set_ylabel("queries, %")
         axes.legend(frameon=False)
 
-    return _svg(draw, width=7.6, height=3.0, name="ranks")
+    return svg(draw, width=7.6, height=3.0, name="ranks")
 
 
 def class_plot(result: Result) -> str:
@@ -75,7 +75,7 @@ def class_plot(result: Result) -> str:
         axes.set_xlim(0, 100)
         axes.set_xlabel("accuracy, %")
 
-    return _svg(draw, width=7.6, height=0.9 + 0.22 * len(ordered), name=f"classes of {result.task}")
+    return svg(draw, width=7.6, height=0.9 + 0.22 * len(ordered), name=f"classes of {result.task}")
 
 
 def _confusing(result: Result) -> list[str]:
@@ -120,7 +120,8 @@ def _short(name: str) -> str:
     return name if len(name) <= 24 else name[:23] + "…"
 
 
-def _svg(draw: Callable[[Axes], None], *, width: float, height: float, name: str) -> str:
+def svg(draw: Callable[[Axes], None], *, width: float, height: float, name: str) -> str:
+    """What ``draw`` draws, ``width`` by ``height`` inches, as an element of a page; ``name`` says what it shows."""
     with _style(salt=name):
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)

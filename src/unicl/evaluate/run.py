@@ -21,15 +21,19 @@ from unicl.evaluate.directions import (
     run_text_to_image,
     run_text_to_text,
 )
+from unicl.evaluate.findings import cannot_find_findings, run_findings
 from unicl.evaluate.job import Job, Options, Plan, Task
 from unicl.evaluate.languages import Captions, cannot_compare_languages, run_languages
 from unicl.evaluate.learned import cannot_learn, run_neighbours, run_probe
+from unicl.evaluate.linear import run_linear
 from unicl.evaluate.pictures import distinct_images, embed_pictures
+from unicl.evaluate.precision import cannot_be_precise, run_precision
 from unicl.evaluate.predictions import predicted
 from unicl.evaluate.queries import Composed, located
 from unicl.evaluate.rated import Ratings, graded
 from unicl.evaluate.report import Fact, Report, Result
 from unicl.evaluate.similarity import cannot_correlate, run_similarity
+from unicl.evaluate.svm import cannot_separate, run_svm
 from unicl.model import TwoTowers
 
 TASKS = (
@@ -37,6 +41,8 @@ TASKS = (
     Task(name="retrieval", why_not=cannot_retrieve, run=run_retrieval),
     Task(name="probe", why_not=cannot_learn, run=run_probe, learns=True),
     Task(name="knn", why_not=cannot_learn, run=run_neighbours, learns=True),
+    Task(name="linear", why_not=cannot_learn, run=run_linear, learns=True, unasked=False),
+    Task(name="svm", why_not=cannot_separate, run=run_svm, learns=True, unasked=False),
     Task(name="i2t", why_not=cannot_retrieve, run=run_image_to_text, unasked=False),
     Task(name="t2i", why_not=cannot_retrieve, run=run_text_to_image, unasked=False),
     Task(name="t2t", why_not=cannot_find_texts, run=run_text_to_text, unasked=False),
@@ -44,6 +50,8 @@ TASKS = (
     Task(name="similarity", why_not=cannot_correlate, run=run_similarity),
     Task(name="composed", why_not=cannot_compose, run=run_composed),
     Task(name="languages", why_not=cannot_compare_languages, run=run_languages),
+    Task(name="precision", why_not=cannot_be_precise, run=run_precision, unasked=False),
+    Task(name="findings", why_not=cannot_find_findings, run=run_findings, learns=True),
 )
 
 
@@ -65,13 +73,15 @@ def evaluate(
     ratings: Ratings | None = None,
     composed: Composed | None = None,
     languages: Captions | None = None,
+    asked: Sequence[Source] = (),
     cache: Path | None = None,
     predictions: Path | None = None,
 ) -> Report:
     """Measure a model on labelled and captioned images; the same call gives the same report.
 
     * ``tasks``: "zeroshot", "retrieval", "probe", "knn"; "i2t", "t2i", "t2t", "i2i"; "similarity", "composed",
-      "languages"; none means all that the data and the model allow, without the four directions.
+      "languages", "precision", "findings", "linear", "svm"; none means all that the data and the model allow, without
+      the four directions, precision, linear and svm.
     * ``names``: the classes, as a list or as label to name; by default the sorted labels of the data.
     * ``templates``: sentences with ``{}``, sentences of each class by its name, or the name of a set as in
       `unicl.data.prompts.prompt_set`; "auto" is the English or Chinese set that fits the names.
@@ -82,6 +92,7 @@ def evaluate(
     * ``predictions``: a folder for the ten best answers to each query (`unicl.evaluate.predictions.predicted`).
 
     * ``ratings``, ``composed``, ``languages``: what `read_ratings`, `read_composed` and `read_languages` read.
+    * ``asked``: images and texts with labels that are the queries of "precision"; else those of the data and prompts.
 
     Raises `UserError` for a task that cannot be done, unless others can: then a note of the report says why not.
     """
@@ -102,6 +113,7 @@ def evaluate(
         positive=None if ratings is None else ratings.positive,
         composed=None if composed is None else located(composed, samples),
         languages=languages,
+        asked=tuple(sample for source in asked for sample in source.samples),
     )
     plan = Plan(model=model, samples=samples, training=training, options=options)
     # Of a test set only others know the right answers, so that predictions are all there is to make.

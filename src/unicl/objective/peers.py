@@ -170,6 +170,13 @@ def sizes_of(mask: Tensor, *, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(part.sum()) for part in torch.split(mask, list(sizes)))
 
 
+def nothing(columns: Columns) -> Tensor:
+    """A zero that still has a graph, so that every rank and every step takes the same path."""
+    there = [columns.images, *([] if columns.texts is None else [columns.texts])]
+    values = [each.parts.values for each in there if each.parts is not None]
+    return torch.stack([t.sum() * 0 for t in (*(each.whole for each in there), *values)]).sum()
+
+
 def total(value: Tensor, *, peers: Peers) -> Tensor:
     """The sum over all processes of one number each, with a gradient.
 

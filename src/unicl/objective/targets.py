@@ -7,12 +7,13 @@ come the sums over positives that the blockwise losses need, one tile, or, for s
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from unicl.space import Keys
+from unicl.space import Keys, TextType
 
 BLOCK = 1 << 22
 """Elements of a kernel that are computed at once."""
@@ -155,19 +156,46 @@ def affinity(image_mix_IC: Tensor, text_mix_TC: Tensor) -> Target:
 
 
 def shared_findings(
-    image_findings_IC: Tensor, text_findings_TC: Tensor, *, similarity: Literal["cosine", "dot"] = "cosine"
+    image_findings_IC: Tensor,
+    text_findings_TC: Tensor,
+    *,
+    similarity: Literal["cosine", "dot"] = "cosine",
+    sharpness: float = 1.0,
 ) -> Target:
     """MedCLIP's semantic target (section 3.3): the more findings an image and a text share, the more they belong.
 
     A row of the softmax target is softmax over its scores ``sim(l_i, l_j)``, which is ``T = exp(sim)`` brought to
     sum one. The paper takes the cosine; its code (medclip/losses.py) the dot product of {-1, 0, 1} vectors. Equal
-    vectors are one group, so that cost and memory follow the number of distinct ones.
+    vectors are one group, so that cost and memory follow the number of distinct ones. ``sharpness`` multiplies the
+    scores: in the limit, only equal vectors belong together (CLIP, where all are different).
     """
     (images, image_vectors), (texts, text_vectors) = (_grouped(each) for each in (image_findings_IC, text_findings_TC))
     if similarity == "cosine":
         image_vectors, text_vectors = (torch.nn.functional.normalize(v, dim=1) for v in (image_vectors, text_vectors))
-    kernel = Kernel(images=image_vectors, texts=text_vectors, function=_exponential)
+    # A bound of the scores is taken off, which no softmax sees, so that nothing overflows.
+    longest = [
+        torch.linalg.vector_norm(v, dim=1).amax() if len(v) else v.new_zeros(()) for v in (image_vectors, text_vectors)
+    ]
+    bound = float(sharpness * longest[0] * longest[1])
+    function = partial(_exponential, sharpness=sharpness, bound=bound)
+    kernel = Kernel(images=image_vectors, texts=text_vectors, function=function)
     return Target(images=images, texts=texts, groups=len(image_vectors), kernel=kernel)
+
+
+def finding_target(
+    image_keys: Keys,
+    text_keys: Keys,
+    *,
+    similarity: Literal["cosine", "dot"] = "cosine",
+    sharpness: float = 1.0,
+) -> Target:
+    """`shared_findings` of the findings that rows carry, whose weights say what each counts."""
+    both = [keys.only(TextType.FINDING) for keys in (image_keys, text_keys)]
+    known, inverse = torch.unique(torch.cat([keys.keys for keys in both]), return_inverse=True)
+    vectors = []
+    for keys, columns in zip(both, inverse.split([len(keys.keys) for keys in both]), strict=True):
+        vectors.append(keys.weights.new_zeros(keys.size, len(known)).index_put_((keys.rows, columns), keys.weights))
+    return shared_findings(*vectors, similarity=similarity, sharpness=sharpness)
 
 
 def yes_or_no(target: Target) -> Target:
@@ -215,8 +243,8 @@ def _sets(incidence: Incidence, *, groups: int) -> tuple[Incidence, Tensor]:
     return Incidence(rows=every, groups=inverse, weights=weights, size=incidence.size), members
 
 
-def _exponential(images: Tensor, texts: Tensor) -> Tensor:
-    return (images @ texts.T).exp()
+def _exponential(images: Tensor, texts: Tensor, *, sharpness: float, bound: float) -> Tensor:
+    return (sharpness * (images @ texts.T) - bound).exp()
 
 
 def _overlap(images: Tensor, texts: Tensor) -> Tensor:

@@ -16,10 +16,20 @@ from torch.nn import functional as F
 from unicl.config import python_file
 from unicl.errors import UserError, suggest
 from unicl.objective import blockwise, tiled
+from unicl.objective.bag import Bag as Bag
+from unicl.objective.bag import BagSettings as BagSettings
 from unicl.objective.blockwise import Side
-from unicl.objective.peers import ALONE, Gather, Peers, Shared, apart, detached, share, sizes_of, total
+from unicl.objective.classify import Classify as Classify
+from unicl.objective.classify import ClassifySettings as ClassifySettings
+from unicl.objective.classify import ClassName as ClassName
+from unicl.objective.masked import Masked as Masked
+from unicl.objective.masked import MaskedSettings as MaskedSettings
+from unicl.objective.peers import ALONE, Gather, Peers, Shared, apart, detached, nothing, share, sizes_of, total
 from unicl.objective.plan import Tiling
-from unicl.objective.targets import Incidence, Target, same_key, yes_or_no
+from unicl.objective.predict import Caption as Caption
+from unicl.objective.predict import CaptionSettings as CaptionSettings
+from unicl.objective.targets import Incidence, Target, finding_target, same_key, yes_or_no
+from unicl.objective.words import Words
 from unicl.similarity.chosen import chosen
 from unicl.similarity.find import Option, find_similarity
 from unicl.similarity.scale import Scale, ScaleSettings
@@ -28,14 +38,17 @@ from unicl.space import Columns, Embedding, Keys, TextType
 Compare = Callable[..., Tensor]
 LOSSES: Final = ("softmax", "sigmoid")
 """The functions of `unicl.objective.losses` for images and texts, each with a blockwise and a tiled form."""
-Texts = Literal["all", "captions", "classes"]
+Texts = Literal["all", "captions", "classes", "findings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastSettings:
     """One contrast of images with texts.
 
-    * ``texts``: which text rows it compares; images that are known not to belong to it stay out.
+    * ``texts``: which text rows it compares; images that are known not to belong to it stay out. "findings" compares
+      the images and the texts of which findings are known, and the target is how many of these they share.
+    * ``findings``: how that is measured, by the "cosine" of their vectors (MedCLIP, section 3.3) or their "dot"
+      product (its released code); ``sharpness`` multiplies it: 1 is the paper's, large is only the most alike.
     * ``dims``: how many leading dimensions it reads (None: all).
     * ``similarity``: see `unicl.similarity.find.find_similarity`; ``options`` are its further arguments, and
       ``use_options`` those that are others when the trained model is used (GLoRIA).
@@ -53,6 +66,8 @@ class ContrastSettings:
     name: str = "instances"
     weight: float = 1.0
     texts: Texts = "all"
+    findings: Literal["cosine", "dot"] = "cosine"
+    sharpness: float = 1.0
     dims: int | None = None
     similarity: str = "cosine"
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -78,16 +93,6 @@ class ViewsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifySettings:
-    """Cross-entropy over the classes of the training data: a linear layer on the image tower's features."""
-
-    kind: Literal["classify"] = "classify"
-    name: str = "classes"
-    weight: float = 1.0
-    smoothing: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DistillSettings:
     """The image vectors of a ``teacher``, a model that `unicl.published.load` reads, are learned from (cn_clip)."""
 
@@ -97,15 +102,15 @@ class DistillSettings:
     teacher: str
 
 
-TermSettings = ContrastSettings | ViewsSettings | ClassifySettings | DistillSettings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassName:
-    """A class of the training data: its label and the key that stands for it."""
-
-    label: str
-    key: int
+TermSettings = (
+    ContrastSettings
+    | ViewsSettings
+    | ClassifySettings
+    | DistillSettings
+    | BagSettings
+    | CaptionSettings
+    | MaskedSettings
+)
 
 
 class Contrast(nn.Module):
@@ -135,7 +140,7 @@ class Contrast(nn.Module):
         return find_loss(settings.loss, similarity=settings.similarity, options=settings.options)(
             images,
             texts,
-            target=same_key(self._weighted(shared.image_keys.select(image_rows)), text_keys),
+            target=self._target(shared.image_keys.select(image_rows), text_keys),
             scale=self.scale(),
             bias=self.scale.bias,
             image_weight=settings.image_weight,
@@ -143,6 +148,13 @@ class Contrast(nn.Module):
             peers=shared.peers,
             tiling=tiling,
         )
+
+    def _target(self, image_keys: Keys, text_keys: Keys) -> Target:
+        settings = self.settings
+        if settings.texts == "findings":
+            return finding_target(image_keys, text_keys, similarity=settings.findings, sharpness=settings.sharpness)
+        keys = (each.besides(TextType.FINDING) for each in (self._weighted(image_keys), text_keys))
+        return same_key(*keys)
 
     def _sides(self, shared: Shared, image_rows: Tensor, text_rows: Tensor, *, keys: Keys) -> tuple[Side, Side]:
         columns = shared.columns
@@ -160,13 +172,15 @@ class Contrast(nn.Module):
         )
 
     def _taking(self, shared: Shared) -> tuple[Tensor, Tensor]:
-        image_caption, image_class = (shared.image_keys.having(type) for type in TextType)
-        text_caption, text_class = (shared.text_keys.having(type) for type in TextType)
+        image_caption, image_class, image_finding = (shared.image_keys.having(type) for type in TextType)
+        text_caption, text_class, text_finding = (shared.text_keys.having(type) for type in TextType)
         match self.settings.texts:
             case "captions":  # an image without any key is a fair negative; one with only a label was not captioned
-                return image_caption | ~image_class, text_caption
+                return image_caption | ~(image_class | image_finding), text_caption
             case "classes":  # an image without a label may well show the class
                 return image_class, text_class
+            case "findings":
+                return image_finding, text_finding
             case _:
                 return torch.ones_like(image_class), torch.ones_like(text_class)
 
@@ -212,51 +226,11 @@ class Views(nn.Module):
         )
         return blockwise.views(
             side,
-            target=_same_image_or_key(shared.image_keys, sizes=shared.image_sizes),
+            target=_same_image_or_key(shared.image_keys.besides(TextType.FINDING), sizes=shared.image_sizes),
             scale=self.scale(),
             peers=shared.peers,
             tiling=tiling,
         )
-
-
-class Classify(nn.Module):
-    """A linear classifier on the features of the image tower; ``class_keys (C,)`` says which column is which class."""
-
-    class_keys: Tensor
-
-    def __init__(self, settings: ClassifySettings, *, features: int, classes: Sequence[ClassName]) -> None:
-        super().__init__()
-        if not classes:
-            raise UserError("cross-entropy needs labels, but the data has none; name the label column or use clip")
-        self.settings = settings
-        self.labels = tuple(c.label for c in classes)
-        self.head = nn.Linear(features, len(classes))
-        keys = torch.tensor([c.key for c in classes], dtype=torch.int64)
-        self.register_buffer("class_keys", keys.sort().values)
-        self.order = tuple(keys.argsort().tolist())
-
-    def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
-        """Cross-entropy over the images that have a label, with shared or mixed labels as soft targets."""
-        del tiling
-        columns = shared.columns
-        everyone = int(shared.image_keys.having(TextType.CLASS).sum())
-        if not everyone:
-            return nothing(columns)
-        labelled = columns.image_keys.having(TextType.CLASS)
-        target_IC = self._target(columns.image_keys.only(TextType.CLASS).select(labelled))
-        logits_IC = self.head(columns.images.features[labelled].to(self.head.weight.dtype))
-        smoothing = self.settings.smoothing
-        own = F.cross_entropy(logits_IC, target_IC.to(logits_IC), label_smoothing=smoothing, reduction="sum")
-        return total(own / everyone, peers=shared.peers)
-
-    def _target(self, keys: Keys) -> Tensor:
-        place = torch.searchsorted(self.class_keys, keys.keys).clamp(max=len(self.class_keys) - 1)
-        if not torch.equal(self.class_keys[place], keys.keys):
-            raise UserError("the data has a class that the model was not built with; train on the same label set")
-        columns = torch.tensor(self.order, device=place.device)[place]
-        target_IC = keys.weights.new_zeros(keys.size, len(self.class_keys))
-        target_IC.index_put_((keys.rows, columns), keys.weights, accumulate=True)
-        return target_IC / target_IC.sum(1, keepdim=True)
 
 
 class Distill(nn.Module):
@@ -279,19 +253,52 @@ class Distill(nn.Module):
         return total(own / shared.image_keys.size, peers=shared.peers)
 
 
-Term = Contrast | Views | Classify | Distill
+Term = Contrast | Views | Classify | Distill | Bag | Caption | Masked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a term is built for: the width of features and of embeddings, the classes, the tokens.
+
+    ``image_parts`` and ``text_parts`` are the widths of parts, 0 where a tower gives none.
+    """
+
+    features: int
+    width: int | None = None
+    classes: Sequence[ClassName] = ()
+    image_parts: int = 0
+    text_parts: int = 0
+    words: Words | None = None
 
 
 class Objective(nn.Module):
     """The weighted sum of the terms of a recipe."""
 
-    def __init__(self, settings: Sequence[TermSettings], *, features: int, classes: Sequence[ClassName] = ()) -> None:
+    def __init__(
+        self,
+        settings: Sequence[TermSettings],
+        *,
+        features: int,
+        width: int | None = None,
+        classes: Sequence[ClassName] = (),
+        image_parts: int = 0,
+        text_parts: int = 0,
+        words: Words | None = None,
+    ) -> None:
         super().__init__()
+        given = Given(
+            features=features,
+            width=width,
+            classes=classes,
+            image_parts=image_parts,
+            text_parts=text_parts,
+            words=words,
+        )
         names = [s.name for s in settings]
         if len(set(names)) != len(names):
             raise UserError(f"two terms of a recipe have one name: {', '.join(names)}")
         self.settings = tuple(settings)
-        self.terms = nn.ModuleDict({s.name: _build(s, features=features, classes=classes) for s in settings})
+        self.terms = nn.ModuleDict({s.name: _build(s, given) for s in settings})
 
     def forward(
         self, columns: Columns, *, peers: Peers = ALONE, tiling: Tiling = Tiling()
@@ -309,7 +316,10 @@ class Objective(nn.Module):
     @property
     def reads_features(self) -> bool:
         """Whether a term reads the features before the head, which otherwise need not travel between ranks."""
-        return any(isinstance(term, Classify) for term in self.terms.values())
+        return any(
+            isinstance(t, Bag) or (isinstance(t, Classify) and t.settings.reads == "features")
+            for t in self.terms.values()
+        )
 
     def clamp(self) -> None:
         """Bring every scale back below its limit; call after each step of the optimiser."""
@@ -350,13 +360,6 @@ def _check_share(settings: ContrastSettings) -> None:
         )
 
 
-def nothing(columns: Columns) -> Tensor:
-    """A zero that still has a graph, so that every rank and every step takes the same path."""
-    there = [columns.images, *([] if columns.texts is None else [columns.texts])]
-    values = [each.parts.values for each in there if each.parts is not None]
-    return torch.stack([t.sum() * 0 for t in (*(each.whole for each in there), *values)]).sum()
-
-
 def _same_image_or_key(keys: Keys, *, sizes: Sequence[int]) -> Target:
     """Both views of an image belong together, and images that share a class; views lie process by process."""
     known, groups = torch.unique(keys.keys, return_inverse=True)
@@ -374,13 +377,19 @@ def _same_image_or_key(keys: Keys, *, sizes: Sequence[int]) -> Target:
     return yes_or_no(Target(images=side, texts=side, groups=len(known) + len(alone)))
 
 
-def _build(settings: TermSettings, *, features: int, classes: Sequence[ClassName]) -> Term:
+def _build(settings: TermSettings, given: Given) -> Term:
     match settings:
         case ContrastSettings():
             return Contrast(settings)
         case ViewsSettings():
             return Views(settings)
         case ClassifySettings():
-            return Classify(settings, features=features, classes=classes)
+            return Classify(settings, features=given.features, width=given.width, classes=given.classes)
         case DistillSettings():
             return Distill(settings)
+        case MaskedSettings():
+            return Masked(settings, places=given.image_parts, states=given.text_parts, words=given.words)
+        case CaptionSettings():
+            return Caption(settings, places=given.image_parts, words=given.words)
+        case BagSettings():
+            return Bag(settings, features=given.features, words=given.words)

@@ -6,6 +6,7 @@ from typing import Final
 
 from unicl.data.image import Augment
 from unicl.data.stream import StreamSettings
+from unicl.data.tags import Tags
 from unicl.errors import UserError, suggest
 from unicl.model import ZeroShotSettings
 from unicl.objective.terms import TermSettings
@@ -24,6 +25,8 @@ DEFAULT_IMAGE: Final = ImageSettings(name="efficientnet_lite0", size=160, weight
 class Recipe:
     """All choices of a system: keys and data, towers, the terms of the objective, and how it is trained.
 
+    ``words``: of what the tokenizer is made where no text tower reads texts and terms predict them.
+    ``tags``: what captions give images as labels, in place of their own; None leaves these.
     ``width``: of the embedding; None is that of the image tower's features. ``stages``: what is trained when; none is
     one stage, in which towers learn but for those that are ``locked``.
     """
@@ -33,6 +36,8 @@ class Recipe:
     data: StreamSettings = StreamSettings()
     image: ImageSettings = DEFAULT_IMAGE
     text: TextSettings | None = TextSettings()
+    words: TextSettings | None = None
+    tags: Tags | None = None
     width: int | None = 512
     zero_shot: ZeroShotSettings = ZeroShotSettings()
     optim: OptimSettings = OptimSettings()

@@ -29,7 +29,8 @@ class ImageParts:
     * ``stage``: None are the last states (patches of a transformer, places of the last map); a number is a map of
       timm's ``feature_info``, from 0 (GLoRIA reads 3, a ResNet's third stage).
     * ``first``: whether the class token and its like are parts too; FILIP and Wukong drop them.
-    * ``head``: of each part, see `unicl.towers.heads.make_head`; None is the tower's own head.
+    * ``head``: of each part, see `unicl.towers.heads.make_head`; None is the tower's own head, "none" leaves the
+      states as they are, in their own width.
     * ``unit``: whether each part is brought to unit length.
     * ``reduced``: how many parts Wukong's token reduction leaves; 0 leaves all.
     """
@@ -92,7 +93,10 @@ class PartsHead(nn.Module):
         super().__init__()
         self.unit: Final = settings.unit
         own = settings.head
-        self.head: Final = nn.Identity() if own is None else make_head(own, features=features, width=width)
+        # States as they are need not have the shared width, where a term of its own reads them.
+        plain = own in (None, "none")
+        self.head: Final = nn.Identity() if own is None or plain else make_head(own, features=features, width=width)
+        self.width: Final = features if own == "none" else width
         self.owns_head: Final = own is not None
         self.room: Final = settings.room if isinstance(settings, TextParts) else 0
         reduced = settings.reduced if isinstance(settings, ImageParts) else 0

@@ -19,7 +19,7 @@ from unicl.towers.lengths import length_groups
 from unicl.towers.lora import adapt, check_rank, let_learn
 from unicl.towers.parts import Look, PartsHead, TextParts, mean_of, part_places, text_states, with_parts
 from unicl.towers.transformer import OWN_NAMES as OWN_NAMES
-from unicl.towers.transformer import make_backbone, own_config, save_memory, states_of
+from unicl.towers.transformer import make_backbone, mean_state, own_config, save_memory, states_of
 from unicl.towers.weights import hub, package
 
 NAMES: Final = (*OWN_NAMES, "package:minilm")
@@ -37,14 +37,16 @@ _DROPOUTS: Final = (
 class TextSettings:
     """What a text tower is made of.
 
-    * ``name``: "clip" (causal, QuickGELU), "bert", "siglip", "t5" and "mt5" (read both ways), "package:minilm", or a
-      folder or hub name that transformers reads; these bring their sizes, so ``layers`` to ``heads`` and ``eps`` are
-      unused.
+    * ``name``: "clip" (causal, QuickGELU), "bert", "siglip", "t5" and "mt5" (read both ways), "bag" (the mean of word
+      embeddings, without order or ``layers``), "package:minilm", or a folder or hub name that transformers reads; these
+      bring their sizes, so ``layers`` to ``heads`` and ``eps`` are unused.
     * ``tokenizer``: "train" (on the user's texts), "clip", "chinese", a folder, or "" for the model's own.
     * ``end``: how a text ends: with one "mark"; with "none" (LiT's BERT: [CLS] and words, no [SEP]); or "filled" with
       marks up to ``context``, which are read like words (LiT's own transformer).
     * ``pool``: see `unicl.towers.heads.pool_tokens`; "default" is what the model was made for; "parts" is the
-      mean of the parts (FILIP, GLoRIA).
+      mean of the parts (FILIP, GLoRIA); "padded" the mean of ``context`` places, be they words or padding behind them
+      (MedCLIP's code, which pads to the longest text at hand: there, what a text says depends on its neighbours).
+    * ``states``: whose mean is pooled, 0 being the embeddings and -1 the last layer; none is the last layer.
     * ``parts``: which tokens are embedded for themselves as well; None is none of them.
     * ``vocab``: entries of a trained tokenizer at most; ``context``: longest text in tokens.
     * ``eps``: of the layer norms; CLIP has 1e-5, UniCL 1e-12.
@@ -62,7 +64,8 @@ class TextSettings:
     context: int = 77
     vocab: int = 8192
     eps: float = 1e-5
-    pool: Literal["default", "eos", "cls", "mean", "max", "last", "parts"] = "default"
+    pool: Literal["default", "eos", "cls", "mean", "max", "last", "parts", "padded"] = "default"
+    states: tuple[int, ...] = ()
     parts: TextParts | None = None
     head: HeadKind = "linear"
     fixed: bool = False
@@ -98,8 +101,10 @@ class TextTower(nn.Module):
         config = _config(settings, vocab_size=vocab_size, eos_id=eos_id, pad_id=pad_id)
         self.settings = settings
         self.eos_id: Final = eos_id
+        self.pad_id: Final = pad_id
         self.causal: Final[bool] = config.model_type == "clip_text_model"
-        self.pool: Final[Pool | Literal["parts"]] = _pool(settings, config)
+        self.pool: Final[Pool | Literal["parts", "padded"]] = _pool(settings, config)
+        _check_states(settings, config)
         self.backbone: Final = make_backbone(config)
         self.feature_width: Final[int] = int(config.hidden_size)
         self.head: Final = make_head(settings.head, features=self.feature_width, width=width)
@@ -141,6 +146,8 @@ class TextTower(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
             if self.settings.parts is not None:
                 return self._grouped_parts(tokens, mask)
+            if self.pool == "padded":
+                return Look(features=self._padded(tokens, mask))
             if not (self.locked and self.keeps and self.training):
                 return Look(features=self._grouped(tokens, mask))
 
@@ -167,14 +174,22 @@ class TextTower(nn.Module):
         self.pieces = self.pieces.to(tokens.device)
         states = self._states(tokens, mask, layers=asked.layers)
         parts = text_states(states, part_places(tokens, mask, settings=asked, pieces=self.pieces))
-        if self.pool == "parts":
+        if self.pool == "parts" or self.pool == "padded":  # which no settings with parts have
             return Look(features=mean_of(parts), parts=parts)
         features = pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
         return Look(features=features, parts=parts)
 
+    def _padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        room = (0, self.settings.context - tokens.shape[1])
+        # Padding is not attended to, but looks at the words like any place.
+        return self._states(nn.functional.pad(tokens, room, value=self.pad_id), nn.functional.pad(mask, room)).mean(1)
+
     def _states(self, tokens: Tensor, mask: Tensor, *, layers: int = 1) -> Tensor:
         # No token of a causal model sees the padding behind it; without a mask, attention has a faster path.
-        return states_of(self.backbone, tokens, mask=None if self.causal else mask, layers=layers)
+        seen = None if self.causal else mask
+        if self.settings.states:
+            return mean_state(self.backbone, tokens, mask=seen, states=self.settings.states)
+        return states_of(self.backbone, tokens, mask=seen, layers=layers)
 
     def _nothing(self, tokens: Tensor) -> Look:
         features = torch.zeros(0, self.feature_width, device=tokens.device, dtype=self.backbone.dtype)
@@ -200,16 +215,19 @@ class TextTower(nn.Module):
         return halved, state_of(self.backbone)
 
     def _read(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        if self.causal and (self.pool == "eos" or self.pool == "last"):
+        if self.causal and not self.settings.states and (self.pool == "eos" or self.pool == "last"):
             places = places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
             return clip_text_at(self.backbone, tokens, places=places)
         assert self.pool != "parts"
+        assert self.pool != "padded"
         states = self._states(tokens, mask)
         return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
     def _probe(self) -> None:
         tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.backbone.device)
-        if self.settings.parts is None:
+        if self.settings.parts is None and self.pool == "padded":
+            self._padded(tokens, tokens == 0)
+        elif self.settings.parts is None:
             self._read(tokens, tokens == 0)
         else:
             self._states(tokens, tokens == 0, layers=self.settings.parts.layers)
@@ -333,7 +351,19 @@ def _parts_head(settings: TextSettings, config: Any, *, features: int, width: in
     return None if settings.parts is None else PartsHead(settings.parts, features=features, width=width)
 
 
-def _pool(settings: TextSettings, config: Any) -> Pool | Literal["parts"]:
+def _check_states(settings: TextSettings, config: Any) -> None:
+    layers = int(config.num_hidden_layers)
+    wrong = [state for state in settings.states if not -layers - 1 <= state <= layers]
+    if wrong:
+        raise UserError(
+            f"a text is to be read from the state {wrong[0]}, but its model has {layers} layers: 0 are the embeddings, "
+            f"1 to {layers} the layers, -1 the last one; set text.states to some of these"
+        )
+    if settings.parts is not None and (settings.states or settings.pool == "padded"):
+        raise UserError("parts of a text are read from its last layers; leave text.states and the pool 'padded' out")
+
+
+def _pool(settings: TextSettings, config: Any) -> Pool | Literal["parts", "padded"]:
     causal = config.model_type == "clip_text_model"
     if causal and settings.pool == "cls":
         raise UserError("pool 'cls' reads the first token, which has seen no other in a causal tower; use eos")
@@ -343,4 +373,4 @@ def _pool(settings: TextSettings, config: Any) -> Pool | Literal["parts"]:
         return "eos"
     if config.model_type == "siglip_text_model":
         return "last"
-    return "mean" if settings.name == "package:minilm" else "cls"
+    return "mean" if settings.name in ("package:minilm", "bag") else "cls"

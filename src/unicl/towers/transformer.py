@@ -1,5 +1,6 @@
 """transformers' text models from their configurations."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -7,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from unicl.errors import UserError
+from unicl.towers.bag import WordEmbeddings
 
-OWN_NAMES: Final = ("clip", "bert", "siglip", "t5", "mt5")
+OWN_NAMES: Final = ("clip", "bert", "siglip", "t5", "mt5", "bag")
 """Models that are made from their sizes alone."""
 
 
 def own_config(name: str, *, layers: int, dim: int, heads: int, context: int, eps: float) -> Any:
-    """The configuration of one of `OWN_NAMES`; its MLPs are four times as wide as it is (mT5's gated)."""
+    """The configuration of one of `OWN_NAMES`; its MLPs are four times as wide as it is (mT5's gated).
+
+    A bag of words has no layers, whatever it is asked for.
+    """
     import transformers
 
     if name in ("t5", "mt5"):
@@ -28,13 +33,14 @@ def own_config(name: str, *, layers: int, dim: int, heads: int, context: int, ep
     kinds: dict[str, Any] = {
         "clip": partial(transformers.CLIPTextConfig, vocab_size=49_408, hidden_act="quick_gelu"),
         "bert": transformers.BertConfig,
+        "bag": partial(transformers.BertConfig, ordered=False),
         # Its own marks lie outside the vocabulary that it has by default.
         "siglip": partial(transformers.SiglipTextConfig, bos_token_id=0, eos_token_id=1),
     }
     return kinds[name](
         hidden_size=dim,
         intermediate_size=4 * dim,
-        num_hidden_layers=layers,
+        num_hidden_layers=0 if name == "bag" else layers,
         num_attention_heads=heads,
         max_position_embeddings=context,
         layer_norm_eps=eps,
@@ -56,9 +62,10 @@ def make_backbone(config: Any) -> Any:
         raise UserError(f"transformers has no text model for a configuration of type {config.model_type!r}")
     if encoder_class or getattr(config, "is_encoder_decoder", False):
         return model_class(config).get_encoder()
-    if "add_pooling_layer" in model_class.__init__.__code__.co_varnames:
-        return model_class(config, add_pooling_layer=False)
-    model = model_class(config)
+    pooled = "add_pooling_layer" in model_class.__init__.__code__.co_varnames
+    model = model_class(config, add_pooling_layer=False) if pooled else model_class(config)
+    if not getattr(config, "ordered", True):
+        model.embeddings = WordEmbeddings(config)
     if config.model_type == "clip_text_model":
         _init_clip(model)
     if config.model_type == "siglip_text_model":
@@ -77,6 +84,12 @@ def states_of(model: Any, tokens: Tensor, *, mask: Tensor | None, layers: int = 
     output = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
     states: Tensor = output.last_hidden_state
     return states + torch.stack(output.hidden_states[-layers:-1]).sum(0)
+
+
+def mean_state(model: Any, tokens: Tensor, *, mask: Tensor | None, states: Sequence[int]) -> Tensor:
+    """``(U, L, F)``: the mean of some states of each token, 0 being the embeddings, -1 the last layer's."""
+    every = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states
+    return torch.stack([every[state] for state in states]).mean(0)
 
 
 def save_memory(model: Any) -> None:

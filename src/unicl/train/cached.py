@@ -212,6 +212,7 @@ def _columns(batch: Batch, *, seen: Sequence[_Seen], said: _Seen | None, place: 
         texts=texts,
         text_keys=batch.text_keys,
         text_counts=batch.text_counts,
+        captions=batch.captions,
     )
 
 

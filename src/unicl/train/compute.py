@@ -19,7 +19,8 @@ class ComputeSettings:
     * ``parallel``: whether each process keeps a whole copy of the model ("ddp") or a part of it ("fsdp").
     * ``exchange``: whether a process gathers the smaller column of all ("gather"), or blocks of it travel ("ring").
     * ``keep_mb``: megabytes in which scores are kept for the backward pass instead of being computed again.
-    * ``scores``: "bf16" rounds the embeddings before they are multiplied; sums stay in float32.
+    * ``scores``: "bf16" rounds the embeddings before they are multiplied; sums stay in float32. A decoder then computes
+      in bfloat16.
     * ``compile``: whether the towers go through torch.compile.
     * ``channels_last``: whether convolutional image towers keep channels innermost.
     * ``cache``: the folder in which features of a locked image tower are kept; "auto" is the run's own, where that

@@ -139,7 +139,7 @@ def cache_folder(
     ``still`` says that the tower is as it was when the run began and stays so; its head may learn.
     Raises `UserError` for a folder where pictures are varied or the tower learns.
     """
-    why = _why_not(data, still=still)
+    why = _why_not(data, still=still, studies=any(sample.others for sample in samples))
     if asked in ("auto", "off"):
         few = steps * data.batch < len({sample.image for sample in samples})
         return None if why or asked == "off" or image.parts is not None or few else out / "features"
@@ -160,7 +160,7 @@ def decoded(samples: Sequence[Sample], *, settings: ImageSettings, batch: int) -
             waiting = coming
 
 
-def _why_not(data: StreamSettings, *, still: bool) -> str:
+def _why_not(data: StreamSettings, *, still: bool, studies: bool) -> str:
     """Why what the tower says cannot be kept, and what to set; empty if it can."""
     if not still:
         return "the image tower learns, so that it says something else after each step; lock it with --lock-image"
@@ -168,6 +168,8 @@ def _why_not(data: StreamSettings, *, still: bool) -> str:
         return "data.augment shows a picture differently each time; set it off with --set data.augment=null"
     if data.mix is not None:
         return "data.mix puts pictures together anew each time; set it off with --set data.mix=null"
+    if studies:
+        return "study= shows another picture of a study each time; take it away, and each picture is a sample"
     return ""
 
 

@@ -20,7 +20,12 @@ class Judge:
     stages: Sequence[Stage]
 
     def best(self, progress: Progress, metrics: dict[str, float]) -> bool:
-        """Whether this evaluation is the best of the run; raises `UserError` if there is no such metric."""
+        """Whether this evaluation is the best of the run; raises `UserError` if there is no such metric.
+
+        One without any number, on data that cannot tell this model, is not.
+        """
+        if not metrics:
+            return False
         value = _good(metrics, _name(metrics, self.metric))
         progress.metrics = metrics
         better = progress.best is None or value > progress.best
@@ -30,6 +35,8 @@ class Judge:
 
     def tired(self, progress: Progress, metrics: dict[str, float]) -> str:
         """Why the stage is over, if it has not got better for too long; else nothing."""
+        if not metrics:
+            return ""
         plateau = self.stages[progress.stage].plateau
         name = _name(metrics, None if plateau is None else plateau.metric, self.metric)
         value, patience = _good(metrics, name), self.patience if plateau is None else plateau.patience

@@ -3,7 +3,7 @@
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -31,6 +31,8 @@ class Learning:
     * ``rates``: factors, each for an equal part of the stage (LiT, appendix G): (0.1,) is slower, (0, 1) delayed,
       (0, 0.1) both, and (0, 1, 0, 1) beside (1, 0, 1, 0) for the other tower two cycles. While it is 0, the tower is
       locked, its head included.
+    * ``decay``: the factor from a block to the one before it; the last block is one below the head, which has 1, and
+      what comes before the first block is one below that (BEiT's fine-tuning). 1 is the same rate for all.
     * ``ramp``: leads from one factor to the next along a sigmoid ``1 / (1 + exp(-x / ramp))``, x in shares of the
       stage; 0 jumps. With (0, 1) it is LiT's "sigmoid".
 
@@ -43,11 +45,14 @@ class Learning:
     only: tuple[str, ...] = ()
     locked: tuple[str, ...] = ()
     rates: tuple[float, ...] = (1.0,)
+    decay: float = 1.0
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.rates or min(self.rates) < 0 or not all(math.isfinite(rate) for rate in self.rates):
             raise UserError(f"rates={self.rates} are not factors of a learning rate, such as (0, 1) for a late start")
+        if not 0 < self.decay <= 1:
+            raise UserError(f"decay={self.decay:g} is no factor from a block to the one before; give .65 to .9, or 1")
         if not 0 <= self.ramp <= 1:
             raise UserError(f"ramp={self.ramp} is not a share of a stage; 0 jumps, 0.05 is a soft start")
         if self.part != "all" and self.from_block is not None:
@@ -107,6 +112,14 @@ def what_learns(tower: Tower) -> Literal["all", "some", "head", "none"]:
     if any(body):
         return "all" if all(body) else "some"
     return "head" if _learns(_ends(tower)) else "none"
+
+
+def shares_of(tower: Tower, learning: Learning) -> Mapping[str, float]:
+    """The factor of the learning rate of each parameter by name, where ``decay`` makes it another one than 1."""
+    if learning.decay == 1 or what_learns(tower) in ("head", "none"):
+        return {}
+    blocks, number = blocks_of(tower.backbone)
+    return {f"backbone.{name}": learning.decay ** (number - block) for name, block in blocks.items()}
 
 
 def blocks_of(backbone: Any) -> tuple[dict[str, int], int]:

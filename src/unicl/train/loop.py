@@ -137,7 +137,7 @@ class _Run:
         self.watch: Profile | Unwatched = Unwatched()
         self.record = Record(out=out, keep=settings.keep)
         self.parallel = Parallel(model, ranks=ranks, parallel=compute.parallel)
-        self.optimiser = make_optimiser(model, optim, apart=self.phases.apart)
+        self.optimiser = make_optimiser(model, optim, apart=self.phases.apart, shares=self.phases.shares)
         self.average = None if settings.average is None else Average(model, decay=settings.average)
         self.length = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
         self.judge = Judge(metric=settings.metric, patience=settings.patience, stages=turn.stages)

@@ -2,18 +2,23 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from unicl.errors import UserError
+from unicl.errors import UserError, suggest
 from unicl.train.lamb import Lamb, Variant
+from unicl.train.lookahead import look_ahead
 from unicl.train.lowbit import States, Weights, keep_types_and_layouts, lowbit_adamw, without_compiling
+
+ALIKE: Final[Mapping[str, float]] = MappingProxyType({})
+"""No parameter has another rate than the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,21 +26,28 @@ class OptimSettings:
     """AdamW with linear warm-up and a cosine to ``lr * final``; CLIP's values (tables 18 to 20) but for the warm-up.
 
     ``method``: "adamw"; "lamb" (FILIP, ALIGN), of which ``lamb`` says which (`unicl.train.lamb.Variant`); "adam", where
-    decay is a part of the gradient (GLoRIA). ``warmup`` counts steps, or is a share of all steps if below 1;
-    ``decline`` is the way from there to the end. ``clip`` bounds the norm of the gradient.
+    decay is a part of the gradient (GLoRIA); "sgd", with ``beta1`` as its momentum (VirTex).
+    ``warmup`` counts steps, or is a share of all steps if below 1; ``decline`` is the way from there to the end.
+    ``clip`` bounds the norm of the gradient.
     ``decay_embeddings``: whether tables of words and places decay like other matrices; not in FILIP (appendix).
     ``undecayed``: words; a parameter decays unless its name has one of them, whatever its dimensions (cn_clip,
-    COYO-ALIGN). None is `parameter_groups`' own rule.
+    COYO-ALIGN), where ``*`` stands for anything. None is `parameter_groups`' own rule.
+    ``rates``: factors of the rate by such words; of those that a parameter's name has, the last one counts.
+    ``lookahead``: every so many steps, weights keep ``lookahead_share`` of the way that they came
+    (`unicl.train.lookahead`); 0 is never.
     ``states``: the type in which AdamW keeps its two moments; ``weights``: the type of the towers' matrices, where
     "bf16" needs the precision "bf16" and rounds by draws. Both save memory and change the numbers.
     """
 
-    method: Literal["adamw", "lamb", "adam"] = "adamw"
+    method: Literal["adamw", "lamb", "adam", "sgd"] = "adamw"
     lamb: Variant = "uncorrected"
     lr: float = 5e-4
     weight_decay: float = 0.2
     decay_embeddings: bool = True
     undecayed: tuple[str, ...] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    lookahead: int = 0
+    lookahead_share: float = 0.5
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
@@ -70,7 +82,7 @@ def parameter_groups(
     kinds = dict.fromkeys(isinstance(p, DTensor) for p in learning)
     exempt = set() if decay_embeddings else {id(p) for p in _embeddings(model)}
     for name, p in model.named_parameters():
-        if p.ndim < 2 if undecayed is None else any(word in name for word in undecayed):
+        if p.ndim < 2 if undecayed is None else any(_has(name, word) for word in undecayed):
             exempt.add(id(p))
 
     def kind(p: nn.Parameter) -> tuple[bool, bool]:
@@ -93,33 +105,47 @@ def _embeddings(model: nn.Module) -> Iterator[Tensor]:
         yield from (known[name] for name in known.keys() & exempt())
 
 
-def make_optimiser(model: nn.Module, settings: OptimSettings, *, apart: bool = False) -> Optimizer:
+def make_optimiser(
+    model: nn.Module, settings: OptimSettings, *, apart: bool = False, shares: Mapping[str, float] = ALIKE
+) -> Optimizer:
     """The optimiser of a model whose weights are where and as they will be trained; fused where there is that kernel.
 
     With ``apart``, each tower has groups of its own, whose ``tower`` says which, so that they may have their own rates.
+    ``shares`` are factors of the rate by a parameter's name, where it has one (`unicl.train.learning.shares_of`).
     Raises `UserError` if the settings do not go together, or need torchao and it is missing.
     """
+    optimiser = _plain(model, settings, apart=apart, shares=shares)
+    if settings.lookahead:
+        look_ahead(optimiser, every=settings.lookahead, share=settings.lookahead_share)
+    return optimiser
+
+
+def _plain(model: nn.Module, settings: OptimSettings, *, apart: bool, shares: Mapping[str, float]) -> Optimizer:
     if settings.method == "adamw":
-        return adamw(model, settings, apart=apart)
+        return adamw(model, settings, apart=apart, shares=shares)
     if (settings.states, settings.weights) != ("fp32", "fp32"):
         raise UserError(
             f"the optimiser {settings.method!r} keeps its states and weights in fp32 only; leave optim.states and "
             "optim.weights out, or take --set optim.method=adamw"
         )
-    groups = _groups(model, settings, apart=apart)
+    groups = _groups(model, settings, apart=apart, shares=shares)
     betas, eps = (settings.beta1, settings.beta2), settings.eps
     optimiser: Optimizer
     if settings.method == "lamb":
         optimiser = Lamb(groups, lr=settings.lr, betas=betas, eps=eps, variant=settings.lamb)
+    elif settings.method == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.beta1)
     else:
         optimiser = torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=eps, fused=_fuses(model))
     keep_types_and_layouts(optimiser)
     return optimiser
 
 
-def adamw(model: nn.Module, settings: OptimSettings, *, apart: bool = False) -> Optimizer:
+def adamw(
+    model: nn.Module, settings: OptimSettings, *, apart: bool = False, shares: Mapping[str, float] = ALIKE
+) -> Optimizer:
     """AdamW, in fewer bits where the settings ask for them; as in `make_optimiser`."""
-    groups = _groups(model, settings, apart=apart)
+    groups = _groups(model, settings, apart=apart, shares=shares)
     betas = (settings.beta1, settings.beta2)
     if settings.states == "fp32" and settings.weights == "fp32":
         optimiser: Optimizer = torch.optim.AdamW(
@@ -133,22 +159,43 @@ def adamw(model: nn.Module, settings: OptimSettings, *, apart: bool = False) -> 
     return optimiser
 
 
-def _groups(model: nn.Module, settings: OptimSettings, *, apart: bool) -> list[dict[str, Any]]:
+def _groups(
+    model: nn.Module, settings: OptimSettings, *, apart: bool, shares: Mapping[str, float]
+) -> list[dict[str, Any]]:
     groups = parameter_groups(
         model,
         weight_decay=settings.weight_decay,
         decay_embeddings=settings.decay_embeddings,
         undecayed=settings.undecayed,
     )
-    if not apart:
+    if not apart and not shares and not settings.rates:
         return groups
-    tower = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
+    factors = _factors([name for name, _ in model.named_parameters()], settings.rates)
+    kinds = {
+        id(p): (name.partition(".")[0] if apart else "", shares.get(name, 1.0) * factors[name])
+        for name, p in model.named_parameters()
+    }
     return [
-        {**group, "params": own, "tower": side}
+        {**group, "params": own, "tower": kind[0], "share": kind[1]}
         for group in groups
-        for side in dict.fromkeys(tower.values())
-        if (own := [p for p in group["params"] if tower[id(p)] == side])
+        for kind in dict.fromkeys(kinds.values())
+        if (own := [p for p in group["params"] if kinds[id(p)] == kind])
     ]
+
+
+def _factors(names: Sequence[str], rates: Mapping[str, float]) -> dict[str, float]:
+    """The factor of each name; raises `UserError` for a word that none has."""
+    for word in rates:
+        if not any(_has(name, word) for name in names):
+            raise UserError(
+                f"optim.rates: no parameter has {word!r} in its name{suggest(word, names)}; names are such as "
+                f"{names[0]!r} and {names[-1]!r}"
+            )
+    return {name: ([1.0] + [rate for word, rate in rates.items() if _has(name, word)])[-1] for name in names}
+
+
+def _has(name: str, word: str) -> bool:
+    return fnmatchcase(name, f"*{word}*")
 
 
 def _fuses(model: nn.Module) -> bool:
@@ -164,13 +211,13 @@ def take_step(
     The seed must be the same on all processes that keep whole weights, or they would drift apart.
     """
     for group in optimiser.param_groups:
-        own = rate * factors.get(group.get("tower", ""), 1.0)
+        own = rate * factors.get(group.get("tower", ""), 1.0) * group.get("share", 1.0)
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(own)
         else:
             group["lr"] = own
     torch.manual_seed(seed)
-    if type(optimiser) in (torch.optim.AdamW, torch.optim.Adam, Lamb):
+    if type(optimiser) in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, Lamb):
         optimiser.step()
         return
     device = next(p.device for group in optimiser.param_groups for p in group["params"])

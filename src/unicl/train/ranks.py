@@ -118,6 +118,11 @@ def start(device: str = "auto", *, timeout: timedelta | None = None) -> Iterator
         dist.destroy_process_group()
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that torchrun started, or the only one, outside `start` as well."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def patience() -> timedelta:
     """How long a process waits for another one: ``UNICL_TIMEOUT`` seconds, or 5 minutes."""
     given = os.environ.get("UNICL_TIMEOUT", "300")

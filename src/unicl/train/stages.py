@@ -15,7 +15,7 @@ from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.towers.weights.positions import resized
 from unicl.towers.weights.published import Published
-from unicl.train.learning import Learning, set_learning
+from unicl.train.learning import Learning, set_learning, shares_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,8 @@ class Turn:
 class Phases:
     """What of a model learns at each time of a stage, from the start all that ever does; raises as `set_stage`.
 
-    ``factors`` are those of the rate of each tower now; at 0 a tower is locked.
+    ``factors`` are those of the rate of each tower now; at 0 a tower is locked. ``shares`` are those of parameters by
+    name, all along.
     """
 
     def __init__(self, model: TwoTowers, stage: Stage) -> None:
@@ -112,6 +113,11 @@ class Phases:
         towers = {"image": model.image, "text": model.text}
         self.towers: Final = {side: tower for side, tower in towers.items() if tower is not None}
         self.learning: Final = {side: stage.learning(tower.settings) for side, tower in self.towers.items()}
+        self.shares: Final = {
+            f"{side}.{name}": share
+            for side, tower in self.towers.items()
+            for name, share in shares_of(tower, self.learning[side]).items()
+        }
         self.factors: dict[str, float] = {}
         self.locked: frozenset[str] = frozenset()
 

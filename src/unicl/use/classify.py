@@ -65,11 +65,12 @@ def classify(
     ``templates`` are sentences, sentences of each class by name, or the name of a set; without them, the set of the
     names' language. Raises `UserError` for names that repeat, none to choose from, or no picture that can be read.
     """
+    compare.require_texts(model)
     names = _checked(tuple(names) or tuple(known.label for known in model.settings.classes))
     if top < 1 or batch < 1:
         raise UserError(f"top={top} and batch={batch}: both must be at least 1")
     said = prompts.prompt_set(templates) if isinstance(templates, str) else templates
-    scores_of = _scorer(model, names, said or prompts.templates(prompts.language_of(names)))
+    scores_of = _scorer(model, names, said or compare.usual_prompts(model, names))
     read = _read(model, pictures(paths), scores_of, batch=batch, progress=progress)
     scores_NC = torch.cat(read.scores) if read.scores else torch.zeros(0, len(names))
     if not len(scores_NC):

@@ -8,6 +8,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
+from unicl.compare import require_texts
 from unicl.errors import BadImage, UserError, suggest
 from unicl.model import TwoTowers, View
 from unicl.use.files import is_picture
@@ -103,6 +104,7 @@ def _is_file(text: str) -> bool:
 
 def _embedded(what: str | Path, model: TwoTowers, *, view: View) -> Tensor:
     if isinstance(what, str):
+        require_texts(model)
         return model.embed_text([what], view=view)[0]
     path = what.expanduser()
     if not path.is_file():

@@ -83,3 +83,17 @@ def test_plain_images_are_not_called_alike(make_source, tmp_path: Path) -> None:
         samples.append(Sample(id=str(k), image=path))
     facts, _ = found(make_source, samples)
     assert facts.near.groups == 0
+
+
+def test_all_images_of_a_study_are_looked_at_and_count_once(make_source, album: list[Path]) -> None:
+    twin = album[2].with_name("twin.png")
+    twin.write_bytes(album[2].read_bytes())
+    study = Sample(id="s", image=album[0], others=(album[1], album[2]), captions=("c",))
+    alone = Sample(id="t", image=twin, captions=("c",))
+    column = image_column([study, alone])
+    assert column.rows == ((0,), (0,), (0,), (1,))
+    facts, counts = found(make_source, [study, alone])
+    assert facts.files.groups == 1
+    assert counts == [2]
+    facts, counts = found(make_source, [Sample(id="s", image=album[2], others=(twin,), captions=("c",))])
+    assert counts == [1]

@@ -28,7 +28,8 @@ def test_columns_give_back_the_samples_also_after_a_pickle():
 
 
 def test_every_field_of_a_sample_is_carried():
-    assert {field.name for field in dataclasses.fields(Sample)} == {"id", "image", "captions", "labels", "namespace"}
+    carried = {"id", "image", "captions", "labels", "namespace", "findings", "others"}
+    assert {field.name for field in dataclasses.fields(Sample)} == carried
 
 
 def test_the_path_of_an_archive_is_written_once():
@@ -38,3 +39,16 @@ def test_the_path_of_an_archive_is_written_once():
 
 def test_no_samples_are_no_samples():
     assert list(Packed(())) == []
+
+
+def test_the_other_images_of_a_study_are_carried():
+    several = (
+        SAMPLES[0],
+        dataclasses.replace(SAMPLES[0], id="x", others=(Path("/data/b.jpg"), b"jpg", Slice(Path("/s.tar"), 3, 4))),
+        SAMPLES[1],
+        dataclasses.replace(SAMPLES[2], id="y", others=(Path("/data/c.jpg"),)),
+    )
+    for packed in (Packed(several), pickle.loads(pickle.dumps(Packed(several)))):
+        assert tuple(packed) == several
+        assert packed[-1] == several[-1]
+        assert packed[-3].others == several[1].others

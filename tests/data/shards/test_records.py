@@ -8,7 +8,7 @@ from pictures import picture
 from unicl.data.shards.records import MANIFEST, record, unfinished
 from unicl.data.sources import load
 from unicl.errors import UserError
-from unicl.space import Sample
+from unicl.space import Finding, Sample
 
 APPLE = Sample(
     id="红/苹果.jpg", captions=("一个红苹果", "two\nlines", " a|b; c "), labels=("苹果", "fruit|red"), namespace="水果"
@@ -116,3 +116,12 @@ def test_a_folder_of_unfinished_shards_says_so(tmp_path):
     for content in ("", "[]", "{}", '{"finished": 0}'):
         (tmp_path / MANIFEST).write_text(content, encoding="utf-8")
         assert unfinished(tmp_path) is None
+
+
+def test_findings_come_back_and_equal_ones_are_one_object(tmp_path):
+    findings = (("Edema", Finding.PRESENT), ("Mass", Finding.UNCERTAIN), ("Scar", Finding.UNMENTIONED))
+    samples = [Sample(id=str(k), captions=("a",), findings=findings) for k in range(2)]
+    first, second = load(shard(tmp_path / "t.tar", *samples)).samples
+    assert first.findings == findings
+    assert first.findings is second.findings
+    assert b"findings" not in record(Sample(id="a", captions=("a",)))

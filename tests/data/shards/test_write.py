@@ -387,3 +387,20 @@ def test_a_run_killed_before_its_first_shard_leaves_a_folder_to_begin_in(photos,
     (tmp_path / "0002.tar").unlink()
     shard([load(photos[0])], tmp_path, settings=SMALL)
     assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
+
+
+def test_the_images_of_a_study_stay_together(tmp_path):
+    rows = []
+    for study, view in ((s, v) for s in range(5) for v in range(1 + s % 3)):
+        (tmp_path / f"{study}_{view}.png").write_bytes(encoded(noise(seed=10 * study + view)))
+        rows.append(f"{study}_{view}.png,report {study},s{study}")
+    table = tmp_path / "studies.csv"
+    table.write_text("\n".join(["file,text,exam", *rows]) + "\n")
+    source = load(f"{table}?study=exam")
+    out = tmp_path / "shards"
+    shard([source], out, settings=ShardSettings(per_shard=2), workers=1)
+    found = {sample.id: sample for sample in load(str(out)).samples}
+    assert {id: sample.captions for id, sample in found.items()} == {s.id: s.captions for s in source.samples}
+    for sample in source.samples:
+        contents = [read_bytes(image) for image in sample.images]
+        assert [read_bytes(image) for image in found[sample.id].images] == contents

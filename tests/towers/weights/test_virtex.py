@@ -1,13 +1,16 @@
+import pytest
 import torch
 import torchvision
 from torch import nn
 
 from checkpoint_cases import wrong_by_one
 from original_towers import shake
+from unicl.errors import UserError
 from unicl.published import model_of
 from unicl.towers.weights import virtex
 from unicl.towers.weights.checkpoint import Checkpoint, open_checkpoint
 from unicl.towers.weights.published import wanted
+from virtex_cases import Textual, both
 
 
 class Original(nn.Module):
@@ -68,3 +71,33 @@ def open_meta():
 def counts(key):
     """Buffers of batch norms are no parameters."""
     return key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def writer(*, backward):
+    """The entries of what writes captions, and of an image tower beside it."""
+    textual = shake(Textual(size=30, features=2048, width=128, layers=2, heads=2, context=7))
+    parts = {"textual": textual} | ({"backward_textual": both(textual)} if backward else {})
+    state = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    return Checkpoint(place="model.pth", state={"visual.cnn.conv1.weight": torch.zeros(1), **state})
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_decoder_of_a_checkpoint_is_as_large_as_its_entries_say(backward):
+    found = writer(backward=backward)
+    decoder = virtex.decoder_of(found)
+    assert (decoder.size, decoder.width, decoder.context) == (30, 128, 7)
+    assert len(decoder.transformer.layer) == 2
+    assert decoder.transformer.layer[0].attention.self.num_attention_heads == 2
+    assert (decoder.backward_transformer is None) == (not backward)
+    assert torch.equal(decoder.embedding.words.weight, found.state["textual.embedding.words.weight"])
+    own = {key: v for key, v in found.state.items() if key.startswith("textual.") or "transformer" in key}
+    tied = found.state["textual.output.weight"].numel()
+    assert sum(p.numel() for p in decoder.parameters()) == sum(v.numel() for v in own.values()) - tied
+
+
+def test_a_wrong_entry_of_the_decoder_is_named_and_a_model_without_one_too():
+    tried, wrong = wrong_by_one(writer(backward=True), virtex.decoder_of, spared=r"visual.*|backward_textual\.(?!tr).*")
+    assert tried > 30
+    assert not wrong, wrong
+    with pytest.raises(UserError, match="has no decoder"):
+        virtex.decoder_of(open_meta())

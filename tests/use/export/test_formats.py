@@ -163,6 +163,15 @@ def test_a_model_of_parts_is_refused_by_formats_that_have_no_place_for_them(part
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("text", [{"states": (1, -1)}, {"pool": "padded"}])
+def test_a_model_of_other_states_is_refused_by_formats_that_would_read_the_last_one(nested, text):
+    model = publish(nested)
+    other = replace(model, text=replace(model.text, **text))
+    for to in ("transformers", "open_clip", "openai", "cn_clip"):
+        assert "read from several layers or over their padding" in refusal(other, to=to)
+    assert refusal(other, to="safetensors") is None
+
+
 def test_a_model_of_parts_goes_out_whole_as_a_folder_of_ours(parted, tmp_path):
     write({"instances": publish(parted)}, tmp_path / "out", to="safetensors", rebuild=model_of)
     again = unicl.load(tmp_path / "out")

@@ -69,7 +69,7 @@ def test_an_image_tower_as_a_graph_gives_its_own_numbers_for_any_number_of_image
     [
         TEXT,
         replace(TEXT, pool="mean", head="affine"),
-        replace(TEXT, name="bert", head="pooler"),
+        replace(TEXT, name="bert", head="pooler", states=(1, -1)),
         pytest.param(replace(TEXT, name="bert", pool="max", head="gelu_half"), marks=pytest.mark.slow),
         replace(TEXT, name="siglip", fixed=True),
         pytest.param(replace(TEXT, name="siglip"), marks=pytest.mark.slow),
@@ -86,6 +86,11 @@ def test_a_text_tower_as_a_graph_gives_its_own_numbers_for_texts_of_any_length(s
             wanted = model.text(tokens, mask).whole
             found = program(F.pad(tokens, (0, padding)), F.pad(mask, (0, padding)))[0]
         assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_texts_that_are_read_over_their_padding_are_no_graph():
+    with pytest.raises(UserError, match="read over their padding cannot be exported as a graph"):
+        text_graph(built(text=replace(TEXT, name="bert", pool="padded")), FLOAT)
 
 
 def test_a_transformer_that_does_not_take_wide_masks_gets_narrow_ones():

@@ -8,7 +8,7 @@ import torch
 from unicl.data.text import train_tokenizer
 from unicl.errors import UserError
 from unicl.model import ModelSettings, TwoTowers, ZeroShotSettings
-from unicl.objective.terms import ContrastSettings
+from unicl.objective.terms import BagSettings, CaptionSettings, ContrastSettings
 from unicl.similarity.scale import ScaleSettings
 from unicl.towers.image import ImageSettings
 from unicl.towers.parts import ImageParts, TextParts
@@ -91,3 +91,18 @@ def test_a_model_without_parts_is_left_as_it_is(model):
 def test_a_model_without_contrasts_has_whole_vectors(classifier):
     check_wholes(classifier.settings, joint=False)
     assert of_wholes(classifier.settings) is classifier.settings
+
+
+def test_terms_that_predict_words_stay_behind(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a red flower", "a temple by the water"], vocab_size=300, context=16)
+    image = ImageSettings(name="test_vit", size=32, head="none", parts=ImageParts(head="none", unit=False))
+    settings = ModelSettings(
+        image=image, text=None, width=64, terms=(CaptionSettings(width=32, heads=2), BagSettings())
+    )
+    model = TwoTowers(settings, tokenizer=tokenizer).eval()
+    export(model, tmp_path / "out", to="torch", settings=ExportSettings(pictures=4), say=list)
+    again = load_export(tmp_path / "out")
+    assert again.settings.terms == ()
+    pictures = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    assert torch.allclose(again.embed_image(pictures), model.embed_image(pictures), atol=1e-4)

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator
 
-from unicl.data.check.report import Captions, CheckReport, Classes, CopyFacts, Finding, Kinds, Level, Meeting
+from unicl.data.check.report import (
+    Captions,
+    CheckReport,
+    Classes,
+    CopyFacts,
+    Finding,
+    Kinds,
+    KnownFinding,
+    Level,
+    Meeting,
+)
 
 MEET = 0.05  # of the rows of a batch: below it, equal texts hardly matter
 CUT = 0.01
@@ -11,7 +21,13 @@ NAMED = 3
 
 
 def recipe(
-    kinds: Kinds, classes: Classes, *, captions: Captions, meetings: tuple[Meeting, ...], batch_size: int
+    kinds: Kinds,
+    classes: Classes,
+    *,
+    captions: Captions,
+    known: tuple[KnownFinding, ...] = (),
+    meetings: tuple[Meeting, ...],
+    batch_size: int,
 ) -> tuple[str, str]:
     """The recipe that fits the data, and why; no recipe if there is nothing that training could tell apart."""
     labelled, captioned = kinds.image_label + kinds.image_label_caption, kinds.image_caption + kinds.image_label_caption
@@ -22,6 +38,8 @@ def recipe(
         return "unicl", "labels only: every image of a class belongs to the class text, and none is pushed away from it"
     if by_caption:
         return _for_captions(meetings, batch_size=batch_size)
+    if any(any(each.images) and any(each.texts) for each in known):
+        return "medclip", "images and texts with findings, which match them without pairs"
     if not labelled and not captioned:
         return "", "no image has a caption or a label"
     return "", " and ".join(_one_of_each(labelled=labelled, captioned=captioned))
@@ -29,7 +47,7 @@ def recipe(
 
 def findings(report: CheckReport) -> tuple[Finding, ...]:
     """One line per thing worth saying, in the order a reader would ask."""
-    parts = (_samples, _classes, _images, _copies, _captions, _meetings, _verdict)
+    parts = (_samples, _classes, _known, _images, _copies, _captions, _meetings, _verdict)
     return tuple(finding for part in parts for finding in part(report))
 
 
@@ -56,7 +74,7 @@ def _samples(report: CheckReport) -> Iterator[Finding]:
     yield Finding(level=Level.OK, topic="samples", text=text)
     if kinds.nothing:
         yield _look("samples", f"{kinds.nothing:,} samples have neither image nor text", advice="they are left out")
-    if kinds.image_only and kinds.image_only < kinds.samples:
+    if kinds.image_only and kinds.image_only < kinds.samples and not report.known:
         text = f"{kinds.image_only:,} images have neither caption nor label"
         yield _look("samples", text, advice="no pair can be made of them; check the text column and file names")
     if report.batch_size > kinds.samples:
@@ -88,6 +106,17 @@ def _classes(report: CheckReport) -> Iterator[Finding]:
     if classes.spelling:
         names = listed([" / ".join(group) for group in classes.spelling], count=classes.spelling_count)
         yield _look("classes", f"labels that differ only in case or blanks: {names}", advice="make them one label")
+
+
+def _known(report: CheckReport) -> Iterator[Finding]:
+    for each in report.known:
+        sides = [(side, counts) for side, counts in (("images", each.images), ("texts", each.texts)) if any(counts)]
+        text = "; ".join(f"{side}: {n[0]:,} present, {n[1]:,} uncertain, {n[2]:,} absent" for side, n in sides)
+        yield Finding(level=Level.OK, topic="findings", text=f"{each.name}: {text}")
+    alone = [each.name for each in report.known if any(each.images) != any(each.texts)]
+    if alone and len(alone) < len(report.known):
+        text = f"{plural(len(alone), 'finding is', many='findings are')} known of images or of texts alone"
+        yield _look("findings", f"{text}: {listed(alone, count=len(alone))}", advice="give both the same names")
 
 
 def _images(report: CheckReport) -> Iterator[Finding]:

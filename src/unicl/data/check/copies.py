@@ -47,8 +47,9 @@ def image_counts(table: Table, column: ImageColumn, *, seen: Seen) -> list[int]:
     """How many captioned rows show each picture: files with equal pixels are one picture."""
     number = {rows[0]: sum(bool(table.samples[row].captions) for row in rows) for rows in column.rows}
     for group in seen.same_pixels():
-        first, *others = (seen.rows[k][0] for k in group)
-        number[first] += sum(number.pop(other) for other in others)
+        # Two images of a study stand in one row, which counts once.
+        first, *others = dict.fromkeys(seen.rows[k][0] for k in group)
+        number[first] = number.get(first, 0) + sum(number.pop(other, 0) for other in others)
     return [count for count in number.values() if count]
 
 

@@ -96,6 +96,15 @@ class Classes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownFinding:
+    """A finding, and of how many images and texts it is known to be present, uncertain, absent or not mentioned."""
+
+    name: str
+    images: tuple[int, int, int, int]
+    texts: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
     """A sample whose image cannot be used, and why."""
 
@@ -222,7 +231,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """Everything `check` found; ``recipe`` is empty if nothing can be trained."""
+    """Everything `check` found; ``recipe`` is empty if nothing can be trained; ``known`` are findings of the data."""
 
     sources: tuple[SourceFacts, ...]
     kinds: Kinds
@@ -236,6 +245,7 @@ class CheckReport:
     recipe: str
     reason: str
     findings: tuple[Finding, ...]
+    known: tuple[KnownFinding, ...] = ()
 
     @property
     def problems(self) -> tuple[Finding, ...]:

@@ -12,6 +12,7 @@ from unicl.data.check.advice import findings, recipe
 from unicl.data.check.copies import Seen, copies, image_counts
 from unicl.data.check.floor import false_negatives
 from unicl.data.check.images import Look, look_all
+from unicl.data.check.known import known_findings
 from unicl.data.check.labels import class_counts, classes, kinds
 from unicl.data.check.memory import TOWERS, memory
 from unicl.data.check.report import CheckReport, Images, Meeting, Ref, SourceFacts, Unreadable
@@ -97,7 +98,8 @@ def _report(
         "image": image_counts(rows, pictures.column, seen=seen),
     }
     meetings = _meetings(counts, batch_size=batch_size)
-    name, reason = recipe(kind, names, captions=text, meetings=meetings, batch_size=batch_size)
+    known = known_findings(rows.samples)
+    name, reason = recipe(kind, names, captions=text, known=known, meetings=meetings, batch_size=batch_size)
     if pictures.looks and not seen.looks:
         name, reason = "", "no image can be read"
     tokens = min(context, text.length[2]) or SHORT
@@ -114,6 +116,7 @@ def _report(
         recipe=name,
         reason=reason,
         findings=(),
+        known=known,
     )
 
 

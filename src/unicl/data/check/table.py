@@ -54,11 +54,11 @@ def table(sources: Sequence[Source]) -> Table:
 
 
 def image_column(samples: Sequence[Sample]) -> ImageColumn:
-    """Equal paths, slices and bytes are one image."""
+    """Equal paths, slices and bytes are one image; a sample with several stands in the rows of each."""
     rows: dict[ImageSource, list[int]] = {}
     for row, sample in enumerate(samples):
-        if sample.image is not None:
-            rows.setdefault(sample.image, []).append(row)
+        for image in dict.fromkeys(sample.images):
+            rows.setdefault(image, []).append(row)
     return ImageColumn(tuple(rows), tuple(map(tuple, rows.values())))
 
 

@@ -17,10 +17,14 @@ class Packed(Sequence[Sample]):
         self._captions = [sample.captions for sample in samples]
         self._labels = [sample.labels for sample in samples]
         self._namespaces = [sample.namespace for sample in samples]
+        self._findings = [sample.findings for sample in samples]
         names: dict[Path, str] = {}
         self._places = [_place(sample.image, names) for sample in samples]
         slices = [(s.image.offset, s.image.size) if isinstance(s.image, Slice | Streamed) else (-1, 0) for s in samples]
         self._slices = np.array(slices, dtype=np.int64).reshape(-1, 2)
+        others = [Sample(id="", image=image) for sample in samples for image in sample.others]
+        self._others = Packed(others) if others else None
+        self._ends = np.cumsum([len(sample.others) for sample in samples]) if others else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -40,10 +44,20 @@ class Packed(Sequence[Sample]):
             captions=self._captions[index],
             labels=self._labels[index],
             namespace=self._namespaces[index],
+            findings=self._findings[index],
+            others=self._more(index),
         )
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[k] for k in range(len(self)))
+
+    def _more(self, index: int) -> tuple[ImageSource, ...]:
+        if self._others is None or self._ends is None:
+            return ()
+        place = range(len(self))[index]
+        start = int(self._ends[place - 1]) if place else 0
+        found = (self._others._image(k) for k in range(start, int(self._ends[place])))
+        return tuple(image for image in found if image is not None)
 
     def _image(self, index: int) -> ImageSource | None:
         place = self._places[index]

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from unicl.data.cells import Labels
 from unicl.data.rows import Group, Reading, parse_object
 from unicl.errors import UserError
-from unicl.space import Sample
+from unicl.space import Finding, Findings, Sample
 
 MANIFEST: Final = "shards.json"
 _MARK: Final = b'{"unicl": 1, '
@@ -23,6 +24,7 @@ def record(sample: Sample, *, width: int = 0, height: int = 0) -> bytes:
         "namespace": sample.namespace,
         "captions": sample.captions,
         "labels": sample.labels,
+        **({"findings": dict(sample.findings)} if sample.findings else {}),
         "width": width,
         "height": height,
     }
@@ -58,6 +60,8 @@ def recorded_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Samp
             captions=_texts(fields, "captions", group=group),
             labels=tuple(dict.fromkeys(named)),
             namespace=_text(fields, "namespace", group=group) if own is None else own,
+            findings=_findings(fields, group=group),
+            others=group.others,
         )
 
 
@@ -80,6 +84,22 @@ def _text(fields: dict[str, object], name: str, *, group: Group) -> str:
     if isinstance(value, str):
         return value
     raise UserError(f"{group.stem}.json begins as a record of unicl shard, but its {name!r} is no text: write it again")
+
+
+def _findings(fields: dict[str, object], *, group: Group) -> Findings:
+    value = fields.get("findings", {})
+    try:
+        return _shared(tuple(dict(value).items()))  # type: ignore[call-overload]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{group.stem}.json begins as a record of unicl shard, but its 'findings' are none: write it again"
+        ) from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _shared(findings: tuple[tuple[str, int], ...]) -> Findings:
+    """One object for all samples of which the same is known."""
+    return tuple((name, Finding(known)) for name, known in findings)
 
 
 def _texts(fields: dict[str, object], name: str, *, group: Group) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unicl.data.dicom import is_dicom
 from unicl.data.image import ORIENTATION, decode
 from unicl.data.sources import read_bytes
 from unicl.errors import BadImage
 from unicl.space import ImageSource
 
+DICOM: Final = "DICOM"
 EXTENSIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "JPEG": "jpg",
@@ -27,9 +29,10 @@ EXTENSIONS: Final[Mapping[str, str]] = MappingProxyType(
         "PPM": "ppm",
         "AVIF": "avif",
         "JPEG2000": "jp2",
+        DICOM: "dcm",
     }
 )
-"""The formats that are stored as they are, by the name that Pillow has for them."""
+"""The formats that are stored as they are, by the name that Pillow has for them, and DICOM."""
 
 LONGEST_SIDE = 65_535
 """Of a JPEG: its header has 16 bits for each."""
@@ -72,6 +75,8 @@ def stored(image: ImageSource, *, shorter: int | None, quality: int) -> Stored:
 
 
 def _kind(content: bytes) -> str:
+    if is_dicom(content):
+        return DICOM
     try:
         with Image.open(BytesIO(content)) as opened:
             return opened.format or ""

@@ -143,4 +143,4 @@ def _forget(handle: int) -> None:
 
 
 def _plain(sample: Sample) -> tuple[object, ...]:
-    return sample.id, sample.captions, sample.labels, sample.namespace, sample.image is not None
+    return sample.id, sample.captions, sample.labels, sample.namespace, sample.findings, len(sample.images)

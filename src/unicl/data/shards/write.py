@@ -180,6 +180,10 @@ def _digest(job: _Job) -> str:
     for sample in job.samples:
         fields = (sample.id, sample.namespace, sample.captions, sample.labels, sample.image is None)
         found.update(repr(fields).encode("utf-8", "surrogatepass"))
+        if sample.others:
+            found.update(str(len(sample.others)).encode())
+        if sample.findings:
+            found.update(repr([(name, int(known)) for name, known in sample.findings]).encode())
     return found.hexdigest()
 
 
@@ -314,13 +318,13 @@ def _prepared(job: _Job, start: int, *, pool: ThreadPoolExecutor, ahead: int) ->
 def _make(job: _Job, place: int) -> _Made:
     sample, settings = job.samples[place], job.settings
     try:
-        source = sample.image
-        image = None if source is None else stored(source, shorter=settings.resize, quality=settings.quality)
+        images = [stored(source, shorter=settings.resize, quality=settings.quality) for source in sample.images]
     except BadImage as error:
         return _Made(place=place, sample=sample, reason=str(error) or "cannot be read")
     key, members = f"{place:09}", []
-    if image is not None:
-        members.append((f"{key}.{image.extension}", image.content))
+    image = images[0] if images else None
+    for number, each in enumerate(images):
+        members.append((f"{key}.{number}.{each.extension}" if number else f"{key}.{each.extension}", each.content))
     if sample.captions:
         # Other programs read one caption from here; all of them are in the record.
         members.append((f"{key}.txt", sample.captions[0].encode("utf-8", "replace")))

@@ -17,7 +17,7 @@ EPS: Final = 1e-12
 
 
 def settings(
-    found: Checkpoint, *, root: str, head: HeadKind, pool: Literal["cls", "mean"], context: int
+    found: Checkpoint, *, root: str, head: HeadKind, pool: Literal["cls", "mean", "padded"], context: int
 ) -> TextSettings:
     """The text tower that the shapes below ``root`` tell, its heads 64 wide as in every published BERT.
 

@@ -23,8 +23,8 @@ CONTEXT: Final = 77
 _IMAGE: Final = "vision_model."
 _TEXT: Final = "text_model.model."
 _NOTES: Final = (
-    "the image side is MedCLIP's; its text feature is the mean of the hidden layers 1, 2 and last over all tokens, "
-    "padding too, and ours the mean of the last layer over real tokens: texts differ until its recipe exists",
+    "texts are the mean of the hidden layers 1, 2 and last over all tokens, padding to 77 included; MedCLIP pads to "
+    "the longest text at hand, so that its texts depend on their neighbours",
     "pictures are read in colour; MedCLIP saw one grey channel three times",
 )
 
@@ -37,13 +37,13 @@ def recognises(found: Checkpoint) -> bool:
 def read(found: Checkpoint) -> Published:
     """Both towers, their projections and the scale; raises `UserError` naming what does not fit."""
     image, image_rules, unused = _image(found)
-    text = bert.settings(found, root=_TEXT, head="linear", pool="mean", context=CONTEXT)
+    text = bert.settings(found, root=_TEXT, head="linear", pool="padded", context=CONTEXT)
     name, tokenizer = bert.tokenizer(found, root=_TEXT, context=text.context)
     model = Published(
         origin=NAME,
         source=str(found.place),
         image=image,
-        text=replace(text, tokenizer=name),
+        text=replace(text, tokenizer=name, states=(1, 2, -1)),
         width=found.shape("text_model.projection_head.weight")[0],
         state={},
         mean=(MEAN,) * 3,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unicl.compare import scores, terms_of
+from unicl.compare import require_texts, scores, terms_of
 from unicl.data.image import decode, fit
 from unicl.errors import BadImage, UserError
 from unicl.model import TwoTowers, View
@@ -123,6 +123,7 @@ def explain(
         raise UserError("an export cannot be explained: its graphs give whole vectors only; name the model it was of")
     if not text.strip():
         raise UserError('the text is empty; say what to look for, such as "a red apple on a table"')
+    require_texts(model)
     pixels_3HW, name = _decoded(image)
     settings = model.settings.image
     height, width = pixels_3HW.shape[1:]

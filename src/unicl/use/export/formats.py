@@ -120,6 +120,11 @@ def refusal(model: Published, *, to: Format) -> str | None:
             "it has no place for parts of pictures and texts, which this model compares; write safetensors, which "
             "keeps all of it"
         )
+    if model.text is not None and (model.text.states or model.text.pool == "padded"):
+        return (
+            "it has no place for texts that are read from several layers or over their padding, as this model's are; "
+            "write safetensors, which keeps all of it"
+        )
     reasons = {writer.NAME: writer.refusal(model) for writer in WRITERS[to]}
     if any(reason is None for reason in reasons.values()):
         return None

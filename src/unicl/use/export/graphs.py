@@ -17,7 +17,7 @@ from unicl.towers.image import ImageTower
 from unicl.towers.last import clip_text_at
 from unicl.towers.lora import adapters, merge_adapters
 from unicl.towers.text import TextTower
-from unicl.towers.transformer import states_of
+from unicl.towers.transformer import mean_state, states_of
 from unicl.use.export.settings import JOINT, ExportSettings
 
 Masks = Literal["wide", "narrow", "none"]
@@ -106,7 +106,13 @@ class TextGraph(nn.Module):
         super().__init__()
         if tower.pool == "parts":
             raise UserError("whole vectors that are means of parts cannot be exported; take a model of another pool")
+        if tower.pool == "padded":
+            raise UserError(
+                "texts that are read over their padding cannot be exported as a graph, which pads as it likes; train "
+                "with --set text.pool=mean, or write --to safetensors"
+            )
         self.pool: Final = tower.pool
+        self.states: Final = tower.settings.states
         self.eos_id: Final = tower.eos_id
         self.causal: Final = tower.causal
         self.layers: Final = 1 if tower.settings.parts is None else tower.settings.parts.layers
@@ -120,10 +126,14 @@ class TextGraph(nn.Module):
         return ends
 
     def _features(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        if self.layers == 1 and self.causal and (self.pool == "eos" or self.pool == "last"):
+        if not self.states and self.layers == 1 and self.causal and (self.pool == "eos" or self.pool == "last"):
             places = places_of(self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
             return clip_text_at(self.backbone, tokens, places=places)
-        states = states_of(self.backbone, tokens, mask=self._seen(mask), layers=self.layers)
+        seen = self._seen(mask)
+        if self.states:
+            states = mean_state(self.backbone, tokens, mask=seen, states=self.states)
+        else:
+            states = states_of(self.backbone, tokens, mask=seen, layers=self.layers)
         return pool_tokens(states, pool=self.pool, tokens=tokens, mask=mask, eos_id=self.eos_id)
 
     def _seen(self, mask: Tensor) -> Tensor | None:

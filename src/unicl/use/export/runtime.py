@@ -38,8 +38,9 @@ class Engine(Protocol):
 
 
 class RuntimeImage(nn.Module):
-    """An exported image tower in the place of an `ImageTower`."""
+    """An exported image tower in the place of an `ImageTower`, without parts."""
 
+    parts: None = None
     digest: Tensor
     mean: Tensor
     std: Tensor
@@ -69,8 +70,9 @@ class RuntimeImage(nn.Module):
 
 
 class RuntimeText(nn.Module):
-    """An exported text tower in the place of a `TextTower`."""
+    """An exported text tower in the place of a `TextTower`, without parts."""
 
+    parts: None = None
     digest: Tensor
 
     def __init__(self, engine: Engine, block: ExportBlock, *, settings: ModelSettings) -> None:

@@ -5,11 +5,14 @@ from typing import Final
 
 from unicl.errors import UserError
 from unicl.model import ModelSettings
-from unicl.objective.terms import ContrastSettings
+from unicl.objective.terms import BagSettings, CaptionSettings, ContrastSettings, MaskedSettings, TermSettings
 
 LEFT_OUT: Final = (
     "parts of pictures and texts are left out: the graphs give whole vectors, and scores are cosines of these alone"
 )
+
+WORDED: Final = (BagSettings, CaptionSettings, MaskedSettings)
+"""Terms that predict words, which no graph does."""
 
 
 def has_parts(settings: ModelSettings) -> bool:
@@ -39,12 +42,16 @@ def check_wholes(settings: ModelSettings, *, joint: bool) -> None:
 
 
 def of_wholes(settings: ModelSettings) -> ModelSettings:
-    """The settings without parts, and without the terms that compare these."""
-    if not has_parts(settings):
+    """The settings without parts, and without the terms that compare these or predict words."""
+    terms = tuple(t for t in settings.terms if _reads_wholes(t) or not (has_parts(settings) or isinstance(t, WORDED)))
+    if not has_parts(settings) and terms == settings.terms:
         return settings
     text = None if settings.text is None else replace(settings.text, parts=None)
-    terms = tuple(t for t in settings.terms if not isinstance(t, ContrastSettings) or t.similarity == "cosine")
     return replace(settings, image=replace(settings.image, parts=None), text=text, terms=terms)
+
+
+def _reads_wholes(term: TermSettings) -> bool:
+    return term.similarity == "cosine" if isinstance(term, ContrastSettings) else not isinstance(term, WORDED)
 
 
 def _is_mean(tower: object) -> bool:
