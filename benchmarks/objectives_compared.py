@@ -73,7 +73,7 @@ class Length:
 
     batch: int = 128
     asked: tuple[int, ...] = (12, 25, 50, 100, 200, 400)
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     seeds: int = 3
 
 
@@ -336,7 +336,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         axes.set_xticks(seen, [f"{number:,}" for number in seen])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(SYSTEMS), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -213,6 +213,16 @@ def measured(shares: Sequence[float], *, seeds: int, steps: int, out: Path) -> d
     }
 
 
+def rows(shares: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of the README's table: names of the right kind, with unpaired things and with pairs alone."""
+    column, found = f"of the right kind among {AMONG}, seen", []
+    for share, each in shares.items():
+        ours, alone = (each["systems"][way][column][0] for way in ("and findings, sharp", "pairs alone"))
+        what = f"emoji, {float(share):.0%} of the pairs and all findings: names of the right kind among {AMONG}"
+        found.append({"what": what, "ours": ours, "peer": alone, "peer name": "pairs alone", "ratio": ours / alone})
+    return found
+
+
 def main() -> None:
     """Run all shares, ways and seeds, print the tables and write `results/unpaired.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -228,7 +238,8 @@ def main() -> None:
         show(found, Console())
     facts = {"steps": asked.steps, "batch": BATCH, "rate": RATE, "sharp": SHARP, "seconds": time.monotonic() - start}
     shares = {f"{share:g}": found.plain() for share, found in results.items()}
-    asked.out.write_text(json.dumps({**facts, "shares": shares}, indent=2) + "\n", encoding="utf-8")
+    content = {**facts, "rows": rows(shares), "shares": shares}
+    asked.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def step_work(rank, data, folder, port, ranks):
                     group=group,
                     compute=ComputeSettings(exchange=exchange, keep_mb=0),
                 )
-                for name in (names() if exchange == "gather" else KINDS)
+                for name in (names() if ranks > 2 and exchange == "gather" else KINDS)
             }
             for exchange in ("gather", "ring")
         }
