@@ -20,6 +20,8 @@ from unicl.train.step import plain_step
 
 KINDS = ("cross_entropy", "filip", "gloria", "icmlm", "itl", "medclip", "siglip", "supcon", "virtex")
 """A recipe of each kind of term, where all of them would say the same again."""
+RINGED = ("filip", "gloria", "itl", "medclip", "siglip", "supcon")
+"""Those whose scores travel."""
 
 
 def model_and_batch(name, data, *, rank=0, ranks=1):
@@ -70,7 +72,7 @@ def step_work(rank, data, folder, port, ranks):
                     group=group,
                     compute=ComputeSettings(exchange=exchange, keep_mb=0),
                 )
-                for name in (names() if ranks > 2 and exchange == "gather" else KINDS)
+                for name in (names() if ranks > 2 else KINDS if exchange == "gather" else RINGED)
             }
             for exchange in ("gather", "ring")
         }

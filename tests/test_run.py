@@ -58,7 +58,9 @@ def test_how_a_step_is_computed_may_change_when_a_run_goes_on(data, tmp_path):
     assert train(replace(other, recipe=longer), tmp_path / "run", resume=True).step == 3
 
 
-@pytest.mark.parametrize(("states", "weights"), [("bf16", "fp32"), ("bf16", "bf16")])
+@pytest.mark.parametrize(
+    ("states", "weights"), [pytest.param("bf16", "fp32", marks=pytest.mark.slow), ("bf16", "bf16")]
+)
 def test_a_run_with_fewer_bits_goes_on_bit_for_bit(data, tmp_path, states, weights):
     def long(steps):
         one = job(data)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import oracles
 from tiny import tiny
 from unicl.data.collate import FindingValues
+from unicl.errors import UserError
 from unicl.objective.plan import Tiling
 from unicl.objective.terms import ContrastSettings, Objective
 from unicl.recipes.findings import MEDCLIP, medclip
@@ -146,3 +147,8 @@ def test_texts_are_pooled_from_three_layers_with_or_without_padding():
     assert MEDCLIP["swin"].image.name.startswith("swin_tiny")
     assert medclip(towers="resnet50").data.batch == 100
     assert tiny("medclip").terms[0].texts == "findings"
+
+
+def test_findings_are_no_yes_or_no():
+    with pytest.raises(UserError, match="findings are shared more or less; take loss 'softmax'"):
+        Objective([ContrastSettings(name="findings", texts="findings", loss="sigmoid")], features=8)

@@ -68,8 +68,8 @@ CASES = (
     ("clip", "test_vit", {}),
     ("itl", "test_efficientnet", {}),
     ("wukong", "test_vit", {}),
-    ("clip", "test_vit", {"chunk": 5}),
-    ("clip", "test_vit", {"views": 2}),
+    pytest.param("clip", "test_vit", {"chunk": 5}, marks=pytest.mark.slow),
+    pytest.param("clip", "test_vit", {"views": 2}, marks=pytest.mark.slow),
 )
 
 

@@ -58,8 +58,10 @@ def state(out, step):
     return json.loads((out / f"checkpoints/step-{step:08d}/state.json").read_text())
 
 
-@pytest.mark.parametrize("average", [None, 0.5])
-@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize(
+    ("average", "chunk"),
+    [(None, None), (0.5, 5), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((None, 5), (0.5, None)))],
+)
 def test_a_locked_tower_is_bit_identical_after_its_stage_and_moves_in_the_next(data, tmp_path, average, chunk):
     made = job(data, LOCKED, BOTH, tower="test_efficientnet", average=average)
     compute = replace(made.recipe.compute, chunk=chunk)

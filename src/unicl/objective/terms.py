@@ -118,7 +118,7 @@ class Contrast(nn.Module):
 
     def __init__(self, settings: ContrastSettings) -> None:
         super().__init__()
-        _check_share(settings)
+        _check_contrast(settings)
         self.settings = settings
         self.scale = Scale(settings.scale)
 
@@ -349,8 +349,13 @@ def find_loss(name: str, *, similarity: str = "cosine", options: Mapping[str, Op
     return loss if similarity == "cosine" else partial(loss, score=find_similarity(similarity, options=options))
 
 
-def _check_share(settings: ContrastSettings) -> None:
+def _check_contrast(settings: ContrastSettings) -> None:
     name, share = settings.name, settings.part_share
+    if settings.texts == "findings" and settings.loss == "sigmoid":
+        raise UserError(
+            f"the term {name!r} asks of each pair yes or no (loss 'sigmoid'), but findings are shared more or less; "
+            "take loss 'softmax'"
+        )
     if not 0 < share <= 1:
         raise UserError(f"the term {name!r} has part_share {share:g}; give a share above 0, and 1 for all parts")
     if share < 1 and settings.similarity == "cosine":

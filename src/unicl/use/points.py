@@ -172,5 +172,7 @@ def _plot(points: Sequence[Point], path: Path) -> None:
             axes.fill_between(shares, low, high, alpha=0.15)
         axes.set_xlabel("share of the fine-tuned weights (0: start, 1: end)")
         axes.set_ylabel(points[0].headline.name + (", %" if points[0].headline.unit == "percent" else ""))
+        # Nothing is above all; the rest of the axis is where the values are.
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101.0 if points[0].headline.unit == "percent" else 1.01))
         axes.legend(frameon=False)
         plot.savefig(path, format="svg", metadata={"Date": None})

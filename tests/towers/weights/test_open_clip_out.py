@@ -59,7 +59,7 @@ def _their_tokens(folder: Path, texts: Sequence[str] = TEXTS) -> Tensor:
         (TINY, WORDS),
         (replace(TINY, name="vit_base_patch16_clip_224", pool="avg"), replace(WORDS, options=GELU, eps=1e-6)),
         (replace(TINY, options=SIZES | {"mlp_ratio": 3.7362}), replace(WORDS, options={"intermediate_size": 100})),
-        (ImageSettings(name="resnet50_clip", size=64, head="none"), WORDS),
+        pytest.param(ImageSettings(name="resnet50_clip", size=64, head="none"), WORDS, marks=pytest.mark.slow),
         (ImageSettings(name="test_vit", size=160), replace(BOTH_WAYS, options=GELU, head="affine")),
         (ImageSettings(name="test_vit", size=160, head="affine"), BOTH_WAYS),
         (ImageSettings(name="test_vit", size=160, head="gelu_double"), replace(BOTH_WAYS, pool="cls")),
