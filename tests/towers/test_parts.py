@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import timm
@@ -486,6 +487,7 @@ def test_tokens_that_are_parts_one_by_one_are_not_copied():
 # What parts say.
 
 
+@cache
 def pieces_of(kind, *, context=40):
     return TOKENIZER if kind == "train" else load_tokenizer(kind, context=context)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cached_work import (
+    CHUNKED,
     LOCKED,
     cached,
     cut,
@@ -19,7 +20,7 @@ from cached_work import (
     uncached,
 )
 from forks import run_forks
-from rank_work import KINDS, free_port
+from rank_work import free_port
 from tiny import write_photos
 from unicl.errors import UserError
 from unicl.lookup import names
@@ -297,7 +298,7 @@ def test_two_ranks_of_unequal_size_equal_one(data, tmp_path):
     run_forks(ranks_work, data, str(tmp_path), free_port(), processes=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     others = {"one-sided": "clip", "ddp": "itl", "fsdp": "itl", "locked": "itl", "parts": "filip"}
-    for name in (*KINDS, *others):
+    for name in (*CHUNKED, *others):
         model, batch = made(others.get(name, name), data, image=LOCKED if name == "locked" else None)
         wanted = plain(model, batch).loss.item()
         exact = gradients(model)
