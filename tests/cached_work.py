@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from tiny import tiny
-from unicl.before import hiding
+from tiny import hide_of, tiny
 from unicl.data.collate import class_texts
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
@@ -51,7 +50,7 @@ def made(name, data, *, batch=13, tower="test_vit", image=None, text=None, place
         seed=3,
         quarantine=Quarantine(limit=0),
         place=place,
-        hide=hiding(recipe, tokenizer),
+        hide=hide_of(recipe, sources, tokenizer),
     )
     return model, stream.batch(1)
 

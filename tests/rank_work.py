@@ -5,8 +5,7 @@ import socket
 
 import torch
 
-from tiny import tiny
-from unicl.before import hiding
+from tiny import hide_of, tiny
 from unicl.data.collate import class_texts
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
@@ -42,7 +41,7 @@ def model_and_batch(name, data, *, rank=0, ranks=1):
         seed=3,
         quarantine=Quarantine(limit=0),
         place=Place(rank=rank, ranks=ranks),
-        hide=hiding(recipe, tokenizer),
+        hide=hide_of(recipe, sources, tokenizer),
     )
     return model, stream.batch(1)
 

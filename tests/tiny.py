@@ -5,7 +5,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from unicl.before import hiding
 from unicl.data.image import Frame
+from unicl.data.masking import hidden_words
+from unicl.data.phrases import parse
+from unicl.data.tags import captions_of
 from unicl.lookup import find
 from unicl.towers.text import TextSettings
 
@@ -67,3 +71,11 @@ def tiny(name, *, steps=6, batch=12, tower="test_vit", **fit):
         fit=replace(recipe.fit, steps=steps, **fit),
         stages=tuple(replace(stage, steps=steps // len(recipe.stages)) for stage in recipe.stages),
     )
+
+
+def hide_of(recipe, sources, tokenizer):
+    """What hides words for a recipe, as a run gives it to its stream, without a run's folder."""
+    if recipe.data.hidden is None:
+        return hiding(recipe, tokenizer)
+    captions = captions_of(sources)
+    return hidden_words(captions, parse(list(captions)), recipe.data.hidden, tokenizer=tokenizer)

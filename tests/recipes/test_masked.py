@@ -9,7 +9,7 @@ import torch
 
 import oracles
 from rank_work import model_and_batch
-from tiny import tiny, write_photos
+from tiny import hide_of, tiny, write_photos
 from unicl import recipes
 from unicl.data import phrases
 from unicl.data.collate import class_texts
@@ -48,6 +48,7 @@ def stream_of(recipe, sources, tokenizer):
         size=32,
         seed=7,
         quarantine=Quarantine(limit=0),
+        hide=hide_of(recipe, sources, tokenizer),
     )
 
 

@@ -194,6 +194,7 @@ def test_a_head_that_learned_changes_nothing(data, tmp_path):
     [
         ({"augment": Augment()}, "data.augment=null"),
         ({"mix": Mix()}, "data.mix=null"),
+        ({"mirror": 0.5}, "data.mirror=0"),
     ],
 )
 def test_pictures_that_vary_are_refused_with_what_to_set(data, tmp_path, options, reason):

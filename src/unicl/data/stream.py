@@ -19,13 +19,11 @@ from unicl.data.keys import text_key
 from unicl.data.loading.loader import LoaderKind, Pace, by_threads, cores_here, pays
 from unicl.data.loading.packed import Packed
 from unicl.data.loading.team import Made
-from unicl.data.masking import Hidden, hidden_words
+from unicl.data.masking import Hidden
 from unicl.data.mix import Mix, mix
 from unicl.data.mixture import Balance, Mixture, pools_of
-from unicl.data.phrases import parse
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
-from unicl.data.tags import captions_of
 from unicl.data.tars.streamed import expect
 from unicl.data.text import Tokenizer, mirror, sentences
 from unicl.errors import BadImage, UserError
@@ -124,12 +122,14 @@ class Stream:
             findings=settings.findings,
             labelled=_labelled(self.samples),
             captions=settings.captions,
-            hide=hide or _hide(sources, settings.hidden, tokenizer=tokenizer),
+            hide=hide,
             says_classes=settings.class_texts,
         )
         self.quarantine, self.place, self.features = quarantine, place, features
         if settings.batch < place.ranks:
             raise UserError(f"a batch of {settings.batch} cannot be shared by {place.ranks} processes")
+        if settings.hidden is not None and hide is None:
+            raise UserError("data.hidden asks for hidden words, but nobody hides them; give Stream(hide=...)")
 
     @property
     def epoch_size(self) -> int:
@@ -195,7 +195,7 @@ class Stream:
             sample = replace(sample, image=sample.images[rng.integers(len(sample.images))])
         if self.settings.sentences:
             sample = replace(sample, captions=tuple(s for text in sample.captions for s in sentences(text)))
-        mirrored = bool(self.settings.mirror) and rng.random() < self.settings.mirror
+        mirrored = bool(self.settings.mirror) and sample.image is not None and rng.random() < self.settings.mirror
         if mirrored:
             sample = replace(sample, captions=tuple(mirror(text) for text in sample.captions))
         caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
@@ -264,13 +264,6 @@ class Stream:
         vars(self).update(state)
         self.mixture = Mixture(pools, seed=self.seed)
         self.quarantine = Quarantine(limit=0)
-
-
-def _hide(sources: Sequence[Source], hidden: Hidden | None, *, tokenizer: Tokenizer | None) -> Hide | None:
-    if hidden is None or tokenizer is None:
-        return None
-    captions = captions_of(sources)
-    return hidden_words(captions, parse(list(captions)), hidden, tokenizer=tokenizer)
 
 
 def _labelled(samples: Sequence[Sample]) -> dict[int, Findings]:

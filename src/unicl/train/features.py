@@ -166,6 +166,8 @@ def _why_not(data: StreamSettings, *, still: bool, studies: bool) -> str:
         return "the image tower learns, so that it says something else after each step; lock it with --lock-image"
     if data.augment is not None:
         return "data.augment shows a picture differently each time; set it off with --set data.augment=null"
+    if data.mirror:
+        return "data.mirror turns some pictures left to right; set it off with --set data.mirror=0"
     if data.mix is not None:
         return "data.mix puts pictures together anew each time; set it off with --set data.mix=null"
     if studies:
