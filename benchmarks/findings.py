@@ -23,11 +23,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from unicl.data.findings import Extractor
 from unicl.data.quarantine import Quarantine
-from unicl.data.report_files import reports
-from unicl.data.reports import Report
-from unicl.data.vocabulary import Vocabulary, pattern, vocabulary
+from unicl.data.reports.files import reports
+from unicl.data.reports.findings import Extractor
+from unicl.data.reports.sections import Report
+from unicl.data.reports.vocabulary import Vocabulary, pattern, vocabulary
 from unicl.space import Finding
 from unicl.use.label import Row, Settings, rows_of
 

@@ -3,7 +3,7 @@
 import gzip
 
 from pictures import picture
-from unicl.data.chexpert import FINDINGS
+from unicl.data.formats.chexpert import FINDINGS
 
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 OF_MIMIC = tuple(sorted(FINDINGS))

@@ -7,9 +7,9 @@ from PIL import Image
 
 from unicl.before import hiding
 from unicl.data.image import Frame
-from unicl.data.masking import hidden_words
-from unicl.data.phrases import parse
-from unicl.data.tags import captions_of
+from unicl.data.words.masking import hidden_words
+from unicl.data.words.phrases import parse
+from unicl.data.words.tags import captions_of
 from unicl.lookup import find
 from unicl.towers.text import TextSettings
 

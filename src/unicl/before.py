@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from unicl.data.collate import Hide
-from unicl.data.hide import HideWords
 from unicl.data.keys import finding_key
-from unicl.data.masking import hidden_words
-from unicl.data.phrases import Parsed, parse
 from unicl.data.sources import Source
-from unicl.data.tags import captions_of, tagged, tags_by_cluster, tags_by_speech
 from unicl.data.text import Tokenizer
+from unicl.data.words.hide import HideWords
+from unicl.data.words.masking import hidden_words
+from unicl.data.words.phrases import Parsed, parse
+from unicl.data.words.tags import captions_of, tagged, tags_by_cluster, tags_by_speech
 from unicl.errors import UserError
 from unicl.evaluate.bar import bar
 from unicl.model import TwoTowers, words_of

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from unicl.data.chexpert import FINDINGS
 from unicl.data.components import CLASS_SETS, class_prompts, class_set, filip_sets, product_of
+from unicl.data.formats.chexpert import FINDINGS
 from unicl.data.prompts import prompt_set, set_names
 from unicl.errors import UserError
 

@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 
 from radiographs import write_chexpert
-from unicl.data.chexpert import FINDINGS
 from unicl.data.exclusive import LAYOUTS, Choice, choice_of, exclusive, single
+from unicl.data.formats.chexpert import FINDINGS
 from unicl.data.sources import load
 from unicl.errors import UserError
 from unicl.space import Finding, Sample

@@ -11,13 +11,13 @@ import oracles
 from rank_work import model_and_batch
 from tiny import hide_of, tiny, write_photos
 from unicl import recipes
-from unicl.data import phrases
 from unicl.data.collate import class_texts
-from unicl.data.masking import Hidden
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
 from unicl.data.stream import Stream
-from unicl.data.tags import Tags, tagged
+from unicl.data.words import phrases
+from unicl.data.words.masking import Hidden
+from unicl.data.words.tags import Tags, tagged
 from unicl.errors import UserError
 from unicl.evaluate.run import evaluate
 from unicl.model import load_model, words_of

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from unicl.data.phrases import parse
 from unicl.data.sources import Source
+from unicl.data.words.phrases import parse
 from unicl.errors import UserError
 from unicl.space import Sample
 from unicl.use.concepts import count_concepts

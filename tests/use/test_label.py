@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from unicl.data.findings import Extractor
-from unicl.data.reports import report_of
+from unicl.data.reports.findings import Extractor
+from unicl.data.reports.sections import report_of
+from unicl.data.reports.vocabulary import vocabulary
 from unicl.data.sources import load
-from unicl.data.vocabulary import vocabulary
 from unicl.errors import UserError
 from unicl.space import Finding
 from unicl.use.label import CELLS, Settings, evidence_path, label, rows_of, show

@@ -45,8 +45,8 @@ def label(
     max_bad
         How many files that cannot be read are left out before the run ends.
     """
-    from unicl.data.reports import section_name
-    from unicl.data.vocabulary import vocabulary as load
+    from unicl.data.reports.sections import section_name
+    from unicl.data.reports.vocabulary import vocabulary as load
     from unicl.use.label import Settings, evidence_path, show
     from unicl.use.label import label as run
 

@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from unicl.data.archives import TARS, tar_samples
-from unicl.data.cells import BASE64_HEADS, Ledger, unpacked
-from unicl.data.chexpert import chexpert_samples, is_chexpert, is_chexpert_folder
-from unicl.data.chinese_clip import holds_pair, pair_samples
 from unicl.data.elevater import labels_beside
 from unicl.data.exclusive import choice_of, exclusive
-from unicl.data.folders import SPLITS, class_samples, has_classes, has_images, image_samples
-from unicl.data.mimic_cxr import is_mimic_cxr, mimic_samples
-from unicl.data.numbered import is_numbered, numbered_samples
-from unicl.data.parquet import parquet_samples, saved_samples
-from unicl.data.rows import Reading
+from unicl.data.formats.archives import TARS, tar_samples
+from unicl.data.formats.cells import BASE64_HEADS, Ledger, unpacked
+from unicl.data.formats.chexpert import chexpert_samples, is_chexpert, is_chexpert_folder
+from unicl.data.formats.chinese_clip import holds_pair, pair_samples
+from unicl.data.formats.folders import SPLITS, class_samples, has_classes, has_images, image_samples
+from unicl.data.formats.mimic_cxr import is_mimic_cxr, mimic_samples
+from unicl.data.formats.numbered import is_numbered, numbered_samples
+from unicl.data.formats.parquet import parquet_samples, saved_samples
+from unicl.data.formats.rows import Reading
+from unicl.data.formats.tables import csv_samples, jsonl_samples
+from unicl.data.formats.voc import is_voc, voc_samples
 from unicl.data.spec import Spec, parse
-from unicl.data.tables import csv_samples, jsonl_samples
 from unicl.data.tars.remote import fetch_all, local_paths
 from unicl.data.tars.streamed import shelf
-from unicl.data.voc import is_voc, voc_samples
 from unicl.errors import BadImage, UserError, suggest
 from unicl.space import ImageSource, Sample, Slice, Streamed
 
@@ -80,7 +80,7 @@ class Source:
     ``guessed`` holds the columns in use, by role; ``notes`` what a user should be told; image paths lie under
     ``root``. ``weight`` is how often it is drawn compared with the others of a run.
     ``reach`` is over how many samples streamed tars are shuffled, 0 if nothing is streamed. ``texts`` is where the
-    texts stand with their ids, if they have any (`unicl.data.queries`).
+    texts stand with their ids, if they have any (`unicl.data.formats.queries`).
     """
 
     name: str

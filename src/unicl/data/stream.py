@@ -19,13 +19,13 @@ from unicl.data.keys import text_key
 from unicl.data.loading.loader import LoaderKind, Pace, by_threads, cores_here, pays
 from unicl.data.loading.packed import Packed
 from unicl.data.loading.team import Made
-from unicl.data.masking import Hidden
 from unicl.data.mix import Mix, mix
 from unicl.data.mixture import Balance, Mixture, pools_of
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
 from unicl.data.tars.streamed import expect
 from unicl.data.text import Tokenizer, mirror, sentences
+from unicl.data.words.masking import Hidden
 from unicl.errors import BadImage, UserError
 from unicl.space import Batch, Findings, Sample
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from unicl.data import tokens as published
 from unicl.data.clean import Cleaning, clean, prepare
 from unicl.data.pieces import Pieces
-from unicl.data.sentences import places
+from unicl.data.reports.sentences import places
 from unicl.errors import UserError, suggest
 
 __all__ = [

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from unicl.data.columns import listed
+from unicl.data.formats.columns import listed
+from unicl.data.formats.rows import Table
+from unicl.data.formats.tables import csv_table, json_table
 from unicl.data.keys import text_key
-from unicl.data.rows import Table
 from unicl.data.sources import load_as
 from unicl.data.spec import parse
-from unicl.data.tables import csv_table, json_table
 from unicl.errors import UserError
 from unicl.space import Sample
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from unicl import compare
-from unicl.data.queries import CHINESE_CLIP, MUGE, NAMINGS, Naming, Query, read_queries
-from unicl.data.rows import parse_object
+from unicl.data.formats.queries import CHINESE_CLIP, MUGE, NAMINGS, Naming, Query, read_queries
+from unicl.data.formats.rows import parse_object
 from unicl.data.sources import Source
 from unicl.errors import UserError
 from unicl.evaluate.bootstrap import Bootstrap, means

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from unicl.data.rows import Table
+from unicl.data.formats.rows import Table
 from unicl.errors import UserError
 from unicl.evaluate.naming import Finder, open_table, plain_columns, wrong_columns
 from unicl.space import Sample

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from unicl.data.rows import Table
+from unicl.data.formats.rows import Table
 from unicl.errors import UserError
 from unicl.evaluate.naming import Finder, open_table, plain_columns, read_text_ids, wrong_columns
 from unicl.space import Sample

@@ -5,9 +5,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
-from unicl.data.masking import Hidden
 from unicl.data.stream import StreamSettings
-from unicl.data.tags import Speech, Tags
+from unicl.data.words.masking import Hidden
+from unicl.data.words.tags import Speech, Tags
 from unicl.objective.terms import ClassifySettings, MaskedSettings
 from unicl.recipes.recipe import DEFAULT_IMAGE, Recipe, Size, chosen, known
 from unicl.towers.image import ImageSettings

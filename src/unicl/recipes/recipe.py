@@ -6,7 +6,7 @@ from typing import Final
 
 from unicl.data.image import Augment
 from unicl.data.stream import StreamSettings
-from unicl.data.tags import Tags
+from unicl.data.words.tags import Tags
 from unicl.errors import UserError, suggest
 from unicl.model import ZeroShotSettings
 from unicl.objective.terms import TermSettings

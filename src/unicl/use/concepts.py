@@ -13,8 +13,8 @@ import regex
 
 from unicl.data.check.table import table
 from unicl.data.keys import normalise
-from unicl.data.phrases import parse
 from unicl.data.sources import Source
+from unicl.data.words.phrases import parse
 from unicl.errors import UserError
 from unicl.evaluate.bar import bar
 from unicl.space import ImageSource
@@ -75,7 +75,7 @@ def count_concepts(
 
     Concepts are the lemmas of nouns and names that captions show at least ``least`` times, and every class, as UniCL
     counts them (Table 1); a noun and a class of one name are one. ``cache`` and ``workers`` are those of
-    `unicl.data.phrases.parse`, which is where the time goes.
+    `unicl.data.words.phrases.parse`, which is where the time goes.
 
     Raises `UserError` if a pipeline is missing, or nothing has a caption or a label.
     """

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unicl.data.folders import SUFFIXES
+from unicl.data.formats.folders import SUFFIXES
 from unicl.data.sources import ENDINGS, load
 from unicl.errors import UserError, suggest
 from unicl.space import ImageSource

@@ -19,13 +19,13 @@ from typing import Any, Final, Literal
 from rich.console import Console
 from rich.table import Table
 
-from unicl.data.finding_cells import PREFIX
-from unicl.data.findings import Extractor, Mention, resolve
+from unicl.data.formats.finding_cells import PREFIX
 from unicl.data.quarantine import Quarantine
-from unicl.data.report_files import Reports, reports
-from unicl.data.reports import ASIDE, Report
-from unicl.data.sentences import places
-from unicl.data.vocabulary import Vocabulary
+from unicl.data.reports.files import Reports, reports
+from unicl.data.reports.findings import Extractor, Mention, resolve
+from unicl.data.reports.sections import ASIDE, Report
+from unicl.data.reports.sentences import places
+from unicl.data.reports.vocabulary import Vocabulary
 from unicl.errors import UserError, suggest
 from unicl.evaluate.bar import bar
 from unicl.space import Finding, Findings

@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from unicl.data.cells import Labels
-from unicl.data.rows import Group, Reading, parse_object
+from unicl.data.formats.cells import Labels
+from unicl.data.formats.rows import Group, Reading, parse_object
 from unicl.errors import UserError
 from unicl.space import Finding, Findings, Sample
 

@@ -8,10 +8,10 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from unicl.data.archives import tar_samples
-from unicl.data.cells import Ledger
+from unicl.data.formats.archives import tar_samples
+from unicl.data.formats.cells import Ledger
+from unicl.data.formats.rows import Reading
 from unicl.data.image import decode
-from unicl.data.rows import Reading
 from unicl.data.spec import Spec
 from unicl.data.tars.offsets import ENDING
 from unicl.errors import BadImage, UserError

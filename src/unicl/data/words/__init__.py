@@ -1,0 +1,1 @@
+"""Words of captions: what they are, which are hidden, which are tags."""

@@ -1,0 +1,127 @@
+"""What sentences say of findings: negation, uncertainty, other times; and what several sentences say together."""
+
+import sys
+
+import pytest
+
+from unicl.data.reports.findings import SETTLED, Extractor, Mention, resolve
+from unicl.data.reports.vocabulary import vocabulary
+from unicl.errors import UserError
+from unicl.space import Finding
+
+PRESENT, ABSENT, UNCERTAIN, UNMENTIONED = Finding.PRESENT, Finding.ABSENT, Finding.UNCERTAIN, Finding.UNMENTIONED
+SENTENCES = {
+    "Small left pleural effusion.": {"Pleural Effusion": PRESENT},
+    "No pleural effusion or pneumothorax is seen.": {"Pleural Effusion": ABSENT, "Pneumothorax": ABSENT},
+    "There is no evidence of focal consolidation, edema, or effusion.": {
+        "Consolidation": ABSENT,
+        "Edema": ABSENT,
+        "Pleural Effusion": ABSENT,
+    },
+    "No pneumothorax, but a small effusion remains.": {"Pneumothorax": ABSENT, "Pleural Effusion": PRESENT},
+    "Effusion has resolved.": {"Pleural Effusion": ABSENT},
+    "A pneumothorax is not identified.": {"Pneumothorax": ABSENT},
+    "The lungs are free of consolidation.": {"Consolidation": ABSENT},
+    "Possible right lower lobe pneumonia.": {"Pneumonia": UNCERTAIN},
+    "Opacity which may represent pneumonia.": {"Lung Opacity": PRESENT, "Pneumonia": UNCERTAIN},
+    "Pneumonia cannot be excluded.": {"Pneumonia": UNCERTAIN},
+    "Atelectasis versus infiltrate.": {"Atelectasis": UNCERTAIN, "Lung Opacity": UNCERTAIN},
+    "No focal opacity to suggest pneumonia.": {"Lung Opacity": ABSENT, "Pneumonia": ABSENT},
+    "No effusion, possible pneumonia.": {"Pleural Effusion": ABSENT, "Pneumonia": UNCERTAIN},
+    "No change in the small pneumothorax.": {"Pneumothorax": PRESENT},
+    "History of pneumonia.": {"Pneumonia": UNMENTIONED},
+    "Mother had a pneumothorax.": {"Pneumothorax": UNMENTIONED},
+    "If pneumonia is suspected, repeat the study.": {"Pneumonia": UNMENTIONED},
+    "Evaluation for effusion is limited.": {"Pleural Effusion": UNMENTIONED},
+    "The heart is mildly enlarged.": {"Cardiomegaly": PRESENT},
+    "The heart is not enlarged.": {"Cardiomegaly": ABSENT},
+    "Heart size is within normal limits.": {"Cardiomegaly": ABSENT},
+    "Borderline heart size.": {"Cardiomegaly": UNCERTAIN},
+    "Large pericardial effusion.": {"": PRESENT},
+    "Pneumothorax suspected.": {"Pneumothorax": UNCERTAIN},
+    "Suspected pneumothorax.": {"Pneumothorax": UNCERTAIN},
+    "The left chest tube has been removed.": {"Support Devices": ABSENT},
+    "Comparison is made with the prior study.": {},
+    "": {},
+}
+
+
+@pytest.fixture(scope="module")
+def words():
+    return vocabulary("chexpert")
+
+
+@pytest.fixture(scope="module")
+def extractor(words):
+    return Extractor(words)
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_sentence_says_of_each_finding_what_a_reader_takes_from_it(extractor, sentence):
+    assert {mention.finding: mention.value for mention in extractor(sentence)} == SENTENCES[sentence]
+
+
+def test_capitals_do_not_count_and_places_are_those_of_the_words(extractor):
+    sentence = "THERE IS NO PNEUMOTHORAX OR AIR-SPACE DISEASE."
+    found = [(mention.finding, sentence[mention.start : mention.end], mention.cue) for mention in extractor(sentence)]
+    assert found == [("Pneumothorax", "PNEUMOTHORAX", "NO"), ("Lung Opacity", "AIR-SPACE DISEASE", "NO")]
+    (moved,) = (mention.moved(10) for mention in extractor("Pneumonia."))
+    assert (moved.start, moved.end) == (10, 19)
+
+
+def test_words_that_settle_the_matter_are_their_own_evidence(extractor):
+    (mention,) = extractor("Heart size is normal.")
+    assert (mention.value, mention.cue) == (ABSENT, SETTLED)
+
+
+def test_other_things_are_mentions_of_no_finding(extractor):
+    assert [(m.finding, m.value) for m in extractor("Calcified granuloma.")] == [("", PRESENT), ("", PRESENT)]
+    assert [(m.finding, m.value) for m in extractor("No scoliosis.")] == [("", ABSENT)]
+
+
+def test_present_goes_before_uncertain_and_uncertain_before_absent(words):
+    def said(*values):
+        mentions = [Mention(finding="Edema", value=value, start=0, end=1) for value in values]
+        return dict(resolve(mentions, words))["Edema"]
+
+    assert said(ABSENT, UNCERTAIN, PRESENT) is PRESENT
+    assert said(ABSENT, UNCERTAIN) is UNCERTAIN
+    assert said(UNMENTIONED, ABSENT) is ABSENT
+    assert said(UNMENTIONED) is UNMENTIONED
+    assert said() is UNMENTIONED
+
+
+@pytest.mark.parametrize(
+    ("finding", "value", "nothing"),
+    [
+        ("Edema", ABSENT, PRESENT),
+        ("Edema", UNCERTAIN, UNMENTIONED),
+        ("Edema", PRESENT, UNMENTIONED),
+        ("Support Devices", PRESENT, PRESENT),
+        ("", PRESENT, UNMENTIONED),
+        ("", ABSENT, PRESENT),
+    ],
+)
+def test_no_finding_is_there_if_no_other_is_but_for_devices(words, finding, value, nothing):
+    found = resolve([Mention(finding=finding, value=value, start=0, end=1)], words)
+    assert tuple(name for name, _ in found) == words.names
+    assert dict(found)["No Finding"] is nothing
+
+
+def test_findings_need_not_be_of_the_chest(tmp_path):
+    path = tmp_path / "fruit.yaml"
+    path.write_text(
+        "findings:\n  Apple: [apple*]\n  Ripe: {terms: [ripe], absent: [green ... fruit]}\n"
+        "cues: {absent: {before: [devoid of]}}\n"
+    )
+    extract = Extractor(vocabulary(str(path)))
+    found = {mention.finding: mention.value for mention in extract("A green and hard fruit, devoid of apples.")}
+    assert found == {"Ripe": ABSENT, "Apple": ABSENT}
+
+
+def test_without_medspacy_the_message_says_how_to_install_it(words, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "medspacy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "medspacy", None)
+    with pytest.raises(UserError, match=r"pip install 'unicl\[findings\]'"):
+        Extractor(words)
