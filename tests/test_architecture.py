@@ -25,6 +25,7 @@ ORDER = (
     "lookup",
     "dials",
     "before",
+    "prepare",
     "run",
     "exports",
     "finetune",

@@ -3,10 +3,9 @@ from dataclasses import replace
 import pytest
 
 from tiny import tiny, write_photos
-from unicl.before import check, hiding, introduce
+from unicl.before import check, introduce
 from unicl.data.sources import load_all
 from unicl.errors import UserError
-from unicl.objective.terms import CaptionSettings
 from unicl.run import build_model
 from unicl.towers.text import build_tokenizer
 from unicl.train.learning import Learning
@@ -84,17 +83,6 @@ def test_a_recipe_that_predicts_captions_needs_them_beside_images(sources, tmp_p
     plain = tiny("virtex")
     with pytest.raises(UserError, match=r"--set data\.captions=true"):
         check(replace(plain, data=replace(plain.data, captions=False)), sources)
-
-
-def test_words_are_hidden_where_a_term_looks_for_them_and_no_other_reads_them():
-    masked, written = (CaptionSettings(task=task, name=task) for task in ("masked", "captioning"))
-    recipe = tiny("virtex")
-    tokenizer = build_tokenizer(recipe.words, texts=["a red square"])
-    assert hiding(recipe, tokenizer) is None
-    hide = hiding(replace(recipe, terms=(masked,)), tokenizer)
-    assert (hide.mask, hide.size) == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
-    with pytest.raises(UserError, match="'captioning' writes captions whole, but 'masked' hides"):
-        hiding(replace(recipe, terms=(masked, written)), tokenizer)
 
 
 def test_images_and_texts_that_never_come_together_are_no_pairs(tmp_path, sources):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from unicl.before import hiding
+from unicl.prepare import hiding
 from unicl.data.image import Frame
 from unicl.data.words.masking import hidden_words
 from unicl.data.words.phrases import parse

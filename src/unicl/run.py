@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 
-from unicl.before import check, hiding, hiding_concepts, introduce, tagged_sources
+from unicl.before import check, introduce
 from unicl.config import differences, from_plain, read_yaml, to_plain, to_yaml
 from unicl.data.collate import class_texts
 from unicl.data.keys import class_key, finding_key
@@ -29,6 +29,7 @@ from unicl.errors import UserError
 from unicl.evaluate.during import evaluator
 from unicl.model import ModelSettings, TwoTowers, load_model
 from unicl.objective.terms import ClassifySettings, ClassName
+from unicl.prepare import hiding, hiding_concepts, tagged_sources
 from unicl.published import adopt, fill_model, read_published, teach
 from unicl.recipes import Recipe
 from unicl.recipes.recipe import at_stage, stages_of
