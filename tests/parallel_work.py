@@ -130,14 +130,17 @@ def join(rank, size, port):
     torch.set_num_threads(1)
 
 
-def work(rank, data, folder, ports):
-    """Two processes train and save; three go on from each checkpoint, in parts where it was in whole."""
+def train_work(rank, data, folder, port):
+    """Each of two processes trains and saves."""
+    join(rank, 2, port)
+    with start("cpu") as ranks:
+        torch.save(train_all(data, Path(folder), ranks=ranks), Path(folder) / f"{rank}.pt")
+
+
+def resume_work(rank, data, folder, port):
+    """Each of three processes goes on from each checkpoint, in parts where it was in whole."""
     folder = Path(folder)
-    if rank < 2:
-        join(rank, 2, ports[0])
-        with start("cpu") as ranks:
-            torch.save(train_all(data, folder, ranks=ranks), folder / f"{rank}.pt")
-    join(rank, 3, ports[1])
+    join(rank, 3, port)
     with start("cpu") as ranks:
         found = {
             saved: resumed("itl", data, out=folder / saved, ranks=ranks, parallel=mode)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from forks import run_forks
-from parallel_work import MODES, NAMES, Training, resumed, trained, work
+from parallel_work import MODES, NAMES, Training, resume_work, resumed, train_work, trained
 from rank_work import free_port
 from tiny import write_photos
 from unicl.train.parallel import Parallel, share_buffers
@@ -21,8 +21,8 @@ def folder(data, tmp_path_factory):
     made = tmp_path_factory.mktemp("parallel")
     for mode in MODES:
         (made / mode / "checkpoints").mkdir(parents=True)
-    ports = (free_port(), free_port())
-    run_forks(work, data, str(made), ports, processes=3)
+    run_forks(train_work, data, str(made), free_port(), processes=2)
+    run_forks(resume_work, data, str(made), free_port(), processes=3)
     return made
 
 
