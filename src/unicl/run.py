@@ -88,9 +88,10 @@ def train(
             work = _begun(job, out, resume=resume, ranks=ranks, start_from=start_from)
         for number in range(work.begun, len(stages_of(job.recipe))):
             going = number > work.begun
+            if going:
+                # The model of the stage that is over may hold on to itself.
+                gc.collect()
             outcome = _stage(work, number, resume=resume or going, profile=profile and not going)
-            # The model of the stage that is over may hold on to itself.
-            gc.collect()
             if outcome.code:
                 break
         return outcome
