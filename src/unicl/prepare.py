@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,9 +45,15 @@ def hiding(recipe: Recipe, tokenizer: Tokenizer | None) -> Hide | None:
 
 
 def hiding_concepts(
-    recipe: Recipe, sources: Sequence[Source], tokenizer: Tokenizer | None, *, out: Path, ranks: Ranks
+    recipe: Recipe,
+    sources: Sequence[Source],
+    tokenizer: Tokenizer | None,
+    *,
+    out: Path,
+    ranks: Ranks,
+    say: Callable[[str], None],
 ) -> Hide | None:
-    """What hides the words that ``data.hidden`` asks for; None if it asks for none."""
+    """What hides the words that ``data.hidden`` asks for, told by ``say``; None if it asks for none."""
     if recipe.data.hidden is None or tokenizer is None:
         return None
     captions = captions_of(sources)
@@ -55,7 +61,9 @@ def hiding_concepts(
         if ranks.first:
             deque(_read(captions, out), maxlen=0)
     read = parse(list(captions), cache=out / "words.db")
-    return hidden_words(captions, read, recipe.data.hidden, tokenizer=tokenizer)
+    hide = hidden_words(captions, read, recipe.data.hidden, tokenizer=tokenizer)
+    say(hide.concepts.told())
+    return hide
 
 
 def tagged_sources(

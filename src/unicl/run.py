@@ -347,7 +347,7 @@ def _stream(work: _Work, recipe: Recipe, sources: Sequence[Source], *, number: i
         quarantine=quarantine,
         place=Place(rank=work.ranks.rank, ranks=work.ranks.size, device=work.ranks.device),
         hide=hiding(recipe, work.tokenizer)
-        or hiding_concepts(recipe, sources, work.tokenizer, out=work.out, ranks=work.ranks),
+        or hiding_concepts(recipe, sources, work.tokenizer, out=work.out, ranks=work.ranks, say=work.say),
     )
 
 
