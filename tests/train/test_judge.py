@@ -45,3 +45,12 @@ def test_an_evaluation_that_can_tell_nothing_is_not_the_best_and_ends_nothing():
     assert not judge.best(progress, {})
     assert judge.tired(progress, {}) == ""
     assert progress.best_step is None
+
+
+def test_the_rate_is_halved_after_every_so_many_evaluations_without_a_better_one():
+    judge, progress = Judge(metric="top1", patience=None, stages=(Stage(),), halve=2), Progress()
+    halved = []
+    for value in (0.3, 0.2, 0.3, 0.1, 0.1, 0.4, 0.4):
+        assert judge.tired(progress, {"top1": value}) == ""
+        halved.append(progress.halved)
+    assert halved == [0, 0, 1, 1, 2, 2, 2]

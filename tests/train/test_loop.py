@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -83,6 +84,17 @@ def test_the_best_is_kept_and_patience_ends_the_run(data, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["best"] == "step-00000002"
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-00000002", "step-00000004"]
+
+
+def test_a_rate_that_is_halved_stays_so_when_the_run_goes_on(data, tmp_path, monkeypatch):
+    plain = job(data, steps=6, eval_every=1, save_every=4)
+    optim = replace(plain.recipe.optim, halve=2, final=1.0, warmup=0, lr=1e-3)
+    settings = replace(plain, recipe=replace(plain.recipe, optim=optim), val=data)
+    monkeypatch.setattr("unicl.run.evaluator", lambda *_, **__: lambda _: {"x": 0.5})
+    train(settings, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
+    train(settings, tmp_path / "run", resume=True)
+    assert [line["lr"] for line in lines(tmp_path / "run") if "lr" in line] == [1e-3] * 3 + [5e-4] * 2 + [2.5e-4]
 
 
 def test_a_metric_that_is_not_there_lists_those_that_are(data, tmp_path):

@@ -132,9 +132,17 @@ CONVIRT: Final[Mapping[str, Size]] = MappingProxyType(
             batch=32,
             augment=Augment(crop=(0.6, 1.0), flip=True, policy="radiograph"),
             optim=OptimSettings(
-                method="adam", lr=1e-4, weight_decay=1e-6, beta2=0.999, eps=1e-8, warmup=0, final=1.0, clip=None
+                method="adam",
+                lr=1e-4,
+                weight_decay=1e-6,
+                beta2=0.999,
+                eps=1e-8,
+                warmup=0,
+                final=1.0,
+                halve=5,
+                clip=None,
             ),
-            fit=FitSettings(epochs=100, precision="bf16"),
+            fit=FitSettings(epochs=100, eval_every=5000, patience=200, precision="bf16"),
             stages=(Stage(text=Learning(from_block=6)),),
         ),
     }

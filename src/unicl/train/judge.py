@@ -13,11 +13,13 @@ class Judge:
     """Reads the numbers of evaluations, which must be the same on all processes, and notes them in a `Progress`.
 
     ``metric`` says what is best, of all evaluations of a run; ``patience`` is that of stages without a plateau.
+    ``halve`` is `unicl.train.optim.OptimSettings.halve`.
     """
 
     metric: str | None
     patience: int | None
     stages: Sequence[Stage]
+    halve: int | None = None
 
     def best(self, progress: Progress, metrics: dict[str, float]) -> bool:
         """Whether this evaluation is the best of the run; raises `UserError` if there is no such metric.
@@ -34,7 +36,7 @@ class Judge:
         return better
 
     def tired(self, progress: Progress, metrics: dict[str, float]) -> str:
-        """Why the stage is over, if it has not got better for too long; else nothing."""
+        """Why the stage is over, if it has not got better for too long; else nothing, but perhaps a halved rate."""
         if not metrics:
             return ""
         plateau = self.stages[progress.stage].plateau
@@ -44,6 +46,8 @@ class Judge:
         progress.since_best = 0 if better else progress.since_best + 1
         progress.watched = value if better else progress.watched
         tired = patience is not None and progress.since_best >= patience
+        if self.halve and progress.since_best and progress.since_best % self.halve == 0:
+            progress.halved += 1
         return f"no better {name} for {patience} evaluations" if tired else ""
 
     def waits(self, progress: Progress) -> bool:

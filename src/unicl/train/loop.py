@@ -140,11 +140,13 @@ class _Run:
         self.optimiser = make_optimiser(model, optim, apart=self.phases.apart, shares=self.phases.shares)
         self.average = None if settings.average is None else Average(model, decay=settings.average)
         self.length = settings.length(epoch_size=stream.epoch_size, batch=stream.settings.batch)
-        self.judge = Judge(metric=settings.metric, patience=settings.patience, stages=turn.stages)
+        self.judge = Judge(
+            metric=settings.metric, patience=settings.patience, stages=turn.stages, halve=self.optim.halve
+        )
         self.progress = Progress()
         self.begun, self.steps = 0, self.length
         every = settings.eval_every or (
-            math.ceil(stream.epoch_size / stream.settings.batch) if turn.stage.plateau else 0
+            math.ceil(stream.epoch_size / stream.settings.batch) if turn.stage.plateau or optim.halve else 0
         )
         self.every = every
         self.saved = -1
@@ -241,7 +243,8 @@ class _Run:
 
     def step(self, batch: Batch, board: Board, *, waited: float) -> None:
         began, step = time.monotonic(), self.progress.step
-        rate = learning_rate(step - self.begun, steps=self.length, settings=self.optim)
+        halved = self.progress.halved
+        rate = learning_rate(step - self.begun, steps=self.length, settings=self.optim, halved=halved)
         if self.phases.turn((step - self.begun) / self.length):
             self.parallel.follow()
             self.chunking = None
@@ -341,7 +344,9 @@ class _Run:
         if self.evaluate is not None and due and (why or not self.ranks.any(bool(asked))):
             metrics = self.measured(self.evaluate, board)
             better = self.progress.best_step == step
-            why = why or self.judge.tired(self.progress, metrics)
+            halved, why = self.progress.halved, why or self.judge.tired(self.progress, metrics)
+            if self.progress.halved > halved:
+                board.say(f"no better evaluation for {self.progress.since_best}: the rate is halved")
         if why:
             self.move_on(why, board)
         if better or why or (self.settings.save_every and step % self.settings.save_every == 0):
@@ -370,7 +375,7 @@ class _Run:
         board.say(f"{turn.name()} is over at step {now.step}: {why}; {turn.name(1)} is next")
         if self.ranks.first:
             self.record.log({"step": now.step, "stage": turn.stage.name, "over": why})
-        now.stage, now.begun, now.since_best, now.watched = now.stage + 1, now.step, 0, None
+        now.stage, now.begun, now.since_best, now.halved, now.watched = now.stage + 1, now.step, 0, 0, None
 
     @contextmanager
     def used(self) -> Iterator[None]:

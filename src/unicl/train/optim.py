@@ -28,6 +28,7 @@ class OptimSettings:
     ``method``: "adamw"; "lamb" (FILIP, ALIGN), of which ``lamb`` says which (`unicl.train.lamb.Variant`); "adam", where
     decay is a part of the gradient (GLoRIA); "sgd", with ``beta1`` as its momentum (VirTex).
     ``warmup`` counts steps, or is a share of all steps if below 1; ``decline`` is the way from there to the end.
+    ``halve``: evaluations without a better one, after which the rate is halved, and again after as many more (ConVIRT).
     ``clip`` bounds the norm of the gradient.
     ``decay_embeddings``: whether tables of words and places decay like other matrices; not in FILIP (appendix).
     ``undecayed``: words; a parameter decays unless its name has one of them, whatever its dimensions (cn_clip,
@@ -54,19 +55,20 @@ class OptimSettings:
     warmup: float = 0.1
     decline: Literal["cosine", "linear"] = "cosine"
     final: float = 0.0
+    halve: int | None = None
     clip: float | None = 1.0
     states: States = "fp32"
     weights: Weights = "fp32"
 
 
-def learning_rate(step: int, *, steps: int, settings: OptimSettings) -> float:
-    """The learning rate of a step (counted from 0) of a run of ``steps``."""
+def learning_rate(step: int, *, steps: int, settings: OptimSettings, halved: int = 0) -> float:
+    """The learning rate of a step (counted from 0) of a run of ``steps``, halved so many times after the warm-up."""
     warmup = settings.warmup * steps if settings.warmup < 1 else settings.warmup
     if step < warmup:
         return settings.lr * (step + 1) / max(warmup, 1)
     done = min((step - warmup) / max(steps - warmup, 1), 1.0)
     left = 1 - done if settings.decline == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return settings.lr * (settings.final + (1 - settings.final) * left)
+    return settings.lr * (settings.final + (1 - settings.final) * left) * 0.5**halved
 
 
 def parameter_groups(

@@ -28,7 +28,8 @@ class Progress:
     """Where a run is: what a checkpoint holds besides weights and the optimiser.
 
     ``stage`` is the number of the stage to go on with, which began after step ``begun``; ``watched`` is the best value
-    in it of what it ends by, and ``since_best`` how many evaluations did not reach that.
+    in it of what it ends by, ``since_best`` how many evaluations did not reach that, and ``halved`` how often the
+    rate was halved for it.
     """
 
     step: int = 0
@@ -38,6 +39,7 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     since_best: int = 0
+    halved: int = 0
     skipped: int = 0
     samples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
