@@ -3,7 +3,7 @@ PYTHON ?= python3
 TOOLS := .tools
 UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := .venv/bin
-BENCHMARKS := objective accumulate input step locked memory resume inference fine_grained localisation staged findings unpaired objectives_compared
+BENCHMARKS := objective accumulate input step locked memory resume inference fine_grained localisation staged findings unpaired label_efficiency objectives_compared
 
 .PHONY: setup check test test-slow demo bench docs clean
 

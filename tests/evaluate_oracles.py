@@ -181,3 +181,54 @@ def rank_in_gallery(query, gallery, right, left_out):
 def unit(vector):
     length = math.sqrt(sum(float(v) ** 2 for v in vector))
     return [float(v) / length for v in vector]
+
+
+def bleu(captions, references, *, order):
+    """BLEU up to runs of ``order`` words, of all captions together (Papineni et al. 2002, sections 2.1 and 2.3)."""
+    product, said, nearest = 1.0, 0, 0
+    for caption, several in zip(captions, references, strict=True):
+        said += len(caption)
+        nearest += min((abs(len(text) - len(caption)), len(text)) for text in several)[1]
+    for length in range(1, order + 1):
+        right = every = 0
+        for caption, several in zip(captions, references, strict=True):
+            known = [_runs(text, length) for text in several]
+            for run, count in _runs(caption, length).items():
+                right += min(count, max(text.get(run, 0) for text in known))
+                every += count
+        product *= right / every
+    return product ** (1 / order) * min(1.0, math.exp(1 - nearest / said))
+
+
+def cider_d(captions, references):
+    """CIDEr-D, from 0 to 10 (Vedantam et al. 2015, sections 4 and 5): the mean over captions."""
+    found = []
+    for caption, several in zip(captions, references, strict=True):
+        of_texts = []
+        for text in several:
+            likeness = 0.0
+            for length in range(1, 5):
+                said, known = (_weighed(each, length, references) for each in (caption, text))
+                shared = sum(min(value, known.get(run, 0.0)) * known.get(run, 0.0) for run, value in said.items())
+                norm = math.sqrt(sum(v * v for v in said.values()) * sum(v * v for v in known.values()))
+                likeness += shared / (norm or 1.0) / 4
+            of_texts.append(likeness * math.exp(-((len(caption) - len(text)) ** 2) / (2 * 6**2)))
+        found.append(10 * sum(of_texts) / len(of_texts))
+    return sum(found) / len(found)
+
+
+def _runs(words, length):
+    counts = {}
+    for start in range(len(words) - length + 1):
+        run = tuple(words[start : start + length])
+        counts[run] = counts.get(run, 0) + 1
+    return counts
+
+
+def _weighed(words, length, references):
+    """Runs of words by how few pictures have them."""
+    weighed = {}
+    for run, count in _runs(words, length).items():
+        pictures = sum(any(run in _runs(text, length) for text in several) for several in references)
+        weighed[run] = count * math.log(len(references) / max(1, pictures))
+    return weighed

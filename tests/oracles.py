@@ -362,3 +362,26 @@ def words_asked_one_by_one(scores, words):
         for entry, score in enumerate(row):
             losses.append((1 + (-score if entry in own else score).exp()).log())
     return sum(losses) / len(losses)
+
+
+def likeliest_text(log_p, *, beams, most, start, end, never, repeats):
+    """Beam search, one beginning after the other: the tokens behind the start and the sum of their log p.
+
+    ``log_p(tokens)`` gives a number for every next token. A text that has ended stays; it has at least one word.
+    """
+    kept = [((start,), 0.0)]
+    for number in range(most):
+        longer = []
+        for text, score in kept:
+            if text[-1] == end:
+                longer.append((text, score))
+                continue
+            for token, value in enumerate(log_p(text)):
+                again = token == text[-1] and not repeats
+                if not (again or token in never or (token == end and number == 0)):
+                    longer.append(((*text, token), score + value))
+        kept = sorted(longer, key=lambda pair: -pair[1])[:beams]
+        if kept[0][0][-1] == end:
+            break
+    text, score = kept[0]
+    return tuple(token for token in text[1:] if token != end), score

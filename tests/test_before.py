@@ -70,6 +70,26 @@ def test_findings_must_be_known_of_images_and_of_texts_and_be_called_alike(tmp_p
         check(tiny("medclip"), [*photos, *texts])
 
 
+def test_a_second_view_of_texts_that_nothing_compares_is_a_mistake(sources):
+    recipe = tiny("virtex")
+    with pytest.raises(UserError, match="'virtex' compares no texts.*leave data.text_views at 1"):
+        check(replace(recipe, data=replace(recipe.data, text_views=2)), sources)
+
+
+def test_how_many_images_and_texts_with_findings_a_batch_has_is_told(tmp_path, sources):
+    (tmp_path / "t.csv").write_text("text,finding:red\nnot red at all,0\n", encoding="utf-8")
+    images = replace(sources[1], samples=tuple(replace(s, captions=()) for s in sources[1].samples))
+    few, even = (
+        said(tiny("medclip", batch=26), [images, *load_all([f"{tmp_path}/t.csv?weight={weight}"])])[-2]
+        for weight in (1, 12)
+    )
+    assert few == (
+        "of findings a batch has about 24 images and 2 texts; write 'PATH?weight=12' for the texts to have as many of "
+        "them"
+    )
+    assert even == "of findings a batch has about 13 images and 13 texts"
+
+
 def test_a_recipe_that_predicts_captions_needs_them_beside_images(sources, tmp_path):
     check(tiny("virtex"), sources)
     with pytest.raises(UserError, match=r"'virtex' predicts captions.*photos has 12 samples with labels.*text=COLUMN"):

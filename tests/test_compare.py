@@ -241,7 +241,7 @@ def test_classes_may_have_prompts_of_their_own_and_as_many_as_they_like():
     assert embedded[0].tolist() == pytest.approx([0.8, 0.8 / math.hypot(0.4, 0.8)])
     with pytest.raises(UserError, match="they have 1 to 2; draw as many for each"):
         compare.class_scores(toy("probabilities"), wholes(IMAGE), ["cat", "dog"], templates=own)
-    with pytest.raises(UserError, match="none for the class 'dogg', did you mean 'Dog'"):
+    with pytest.raises(UserError, match="none for the class 'dogg' .did you mean 'Dog'"):
         compare.class_scores(toy("best"), wholes(IMAGE), ["cat", "dogg"], templates=own)
 
 

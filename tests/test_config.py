@@ -28,6 +28,9 @@ def test_a_value_of_the_wrong_kind_names_the_field():
         assign(itl(), ["data.batch=many"])
     with pytest.raises(UserError, match="field=value"):
         assign(itl(), ["data.batch"])
+    for nothing in ("nan", ".nan"):
+        with pytest.raises(UserError, match="NaN is no number"):
+            assign(itl(), [f"optim.lr={nothing}"])
 
 
 def test_differences_are_dotted_leaves():

@@ -18,8 +18,8 @@ def test_a_bad_image_is_no_mistake_of_the_user():
 @pytest.mark.parametrize(
     ("word", "known", "ending"),
     [
-        ("titel", ("image", "title"), ", did you mean 'title'?"),
-        ("wieght", iter(["weight"]), ", did you mean 'weight'?"),
+        ("titel", ("image", "title"), " (did you mean 'title'?)"),
+        ("wieght", iter(["weight"]), " (did you mean 'weight'?)"),
         ("zzz", ("image", "title"), ""),
         ("x", (), ""),
     ],

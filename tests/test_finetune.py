@@ -147,3 +147,27 @@ def test_without_validation_data_the_models_are_made_and_nothing_is_measured(tra
     assert "give some with --val" in capsys.readouterr().out
     assert (tmp_path / "run" / "wise-0.5" / "model.safetensors").is_file()
     assert not (tmp_path / "run" / "finetune.json").exists()
+
+
+def patients_table(folder, names, *, photos, findings="1 0 0"):
+    """Two pictures of red and one of blue, each of a patient."""
+    cells = zip(("red/0", "red/1", "blue/0"), names, findings.split(), strict=True)
+    path = folder / f"{'-'.join(names)}-{findings.replace(' ', '')}.csv"
+    rows = (f"{photos}/{image}.png,{image.partition('/')[0]},{name},{found}" for image, name, found in cells)
+    path.write_text("\n".join(("file,label,patient,finding:odd", *rows)) + "\n")
+    return f"{path}?root=/"
+
+
+def test_patients_of_both_parts_are_told_and_one_class_or_finding_is_refused(trained, data, tmp_path, capsys):
+    photos = data[0]
+    first, second = (patients_table(tmp_path, names, photos=photos) for names in ("abc", "cde"))
+    begin(Asked(model=trained, data=(first,), val=(second,)), tmp_path / "run")
+    assert "patients of one name in the training and in the test data: 1 (such as 'c')" in capsys.readouterr().err
+    for loss in ("unicl", "cross_entropy"):
+        with pytest.raises(UserError, match=r"there is only one class, 'red'"):
+            begin(Asked(model=trained, data=(f"{first}&where=label:red&findings=",), loss=loss), tmp_path / "run")
+    none = patients_table(tmp_path, "abc", photos=photos, findings="0 0 0")
+    with pytest.raises(UserError, match=r"no finding is there in some.*nothing to learn"):
+        begin(Asked(model=trained, data=(none,)), tmp_path / "run")
+    with pytest.raises(UserError, match=r"--val.: no finding is there in some"):
+        begin(Asked(model=trained, data=(first,), val=(none,)), tmp_path / "run")

@@ -356,5 +356,5 @@ def test_gloria_trains_as_released():
 def test_an_unknown_size_or_match_is_named_with_those_that_are(recipe, argument, near):
     with pytest.raises(UserError, match=f"unknown towers '{argument}'.*{near}.*this recipe knows laptop, "):
         getattr(recipes, recipe)(towers=argument)
-    with pytest.raises(UserError, match="unknown match 'token', did you mean 'tokens'.*reduced, tokens, global"):
+    with pytest.raises(UserError, match="unknown match 'token' .did you mean 'tokens'.*reduced, tokens, global"):
         recipes.wukong(match="token")

@@ -3,8 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from unicl.data.keys import finding_key
+from unicl.data.mixture import pools_of
 from unicl.data.sources import Source
 from unicl.data.words.tags import captions_of
 from unicl.errors import UserError
@@ -18,6 +22,9 @@ from unicl.towers.image import ImageSettings
 from unicl.towers.text import TextSettings
 from unicl.train.learning import Learning
 from unicl.train.stages import Stage, Turn, pick_sources
+
+FEW: Final = 0.1
+"""A smaller share of a batch teaches its side of the findings little."""
 
 
 def check(recipe: Recipe, sources: Sequence[Source]) -> None:
@@ -51,6 +58,11 @@ def check(recipe: Recipe, sources: Sequence[Source]) -> None:
                 "both columns with 'PATH?image=COLUMN&text=COLUMN', or train with --recipe medclip, which matches "
                 "images and texts by their findings"
             )
+    if recipe.data.text_views > 1 and not any(isinstance(term, ContrastSettings) for term in recipe.terms):
+        raise UserError(
+            f"recipe {recipe.name!r} compares no texts, so that nothing reads a second view of them; leave "
+            "data.text_views at 1"
+        )
     classes = {(s.namespace, label) for s in samples for label in s.labels}
     if len(classes) == 1 and not any(s.captions for s in samples):
         only = next(iter(classes))[1]
@@ -63,12 +75,15 @@ def _check_findings(recipe: Recipe, samples: Sequence[Sample], *, found: str) ->
     """Images and texts are matched by findings, so that both need some, of the same names."""
     images = {name for s in samples if s.image is not None for name, _ in s.findings}
     texts = {name for s in samples if s.captions for name, _ in s.findings}
-    for side, known in (("images", images), ("texts", texts)):
+    in_reports = (
+        ", find them in reports first with unicl label REPORTS --out findings.csv, or take prompts of findings as "
+        "texts with --data 'chexpert?format=prompts'"
+    )
+    for side, known, other in (("images", images, ""), ("texts", texts, in_reports)):
         if not known:
             raise UserError(
                 f"recipe {recipe.name!r} matches images and texts by their findings, but no {side} have any: {found}; "
-                "name the columns with 'PATH?findings=*' (cells 1, 0, -1 or blank), or find them in reports first with "
-                "unicl label REPORTS --out findings.csv"
+                f"name the columns with 'PATH?findings=*' (cells 1, 0, -1 or blank){other}"
             )
     shared = {finding_key(name) for name in images} & {finding_key(name) for name in texts}
     if not shared:
@@ -163,9 +178,31 @@ def introduce(
     for number in range(len(stages)) if len(stages) > 1 else ():
         turn = Turn(stages=stages, number=number)
         say(f"{turn.name()}: {_learning(recipe, turn.stage)}; {_length(recipe, sources, turn)}")
+    if any(isinstance(term, ContrastSettings) and term.texts == "findings" for term in recipe.terms):
+        say(_sides(recipe, sources))
     settings = f"{recipe.fit.precision}, seed {recipe.fit.seed}; everything is in {out}"
     single = f"{_length(recipe, sources, Turn(stages=stages, number=0))}, " if len(stages) == 1 else ""
     say(f"{single}{settings}")
+
+
+def _sides(recipe: Recipe, sources: Sequence[Source]) -> str:
+    """How many images and texts with findings a batch has: of unpaired data, one side may drown the other."""
+    samples = [sample for source in sources for sample in source.samples]
+    batch, weights = recipe.data.batch, np.zeros(len(samples))
+    for pool in pools_of(sources, balance=recipe.data.balance):
+        weights[pool.indices] = pool.weight
+    known = np.array([bool(s.findings) for s in samples])
+    sides = {
+        "images": known & np.array([s.image is not None for s in samples]),
+        "texts": known & np.array([bool(s.captions) for s in samples]),
+    }
+    counts = {side: batch * weights[mask].sum() / weights.sum() for side, mask in sides.items()}
+    told = " and ".join(f"{count:.3g} {side}" for side, count in counts.items())
+    few = min(counts, key=lambda side: counts[side])
+    if counts[few] >= FEW * batch:
+        return f"of findings a batch has about {told}"
+    weight = f"{max(counts.values()) / counts[few]:.2g}"
+    return f"of findings a batch has about {told}; write 'PATH?weight={weight}' for the {few} to have as many of them"
 
 
 def _length(recipe: Recipe, sources: Sequence[Source], turn: Turn) -> str:

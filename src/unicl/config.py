@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,10 @@ def assign(settings: T, assignments: Sequence[str]) -> T:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment!r} is not of the form field=value, such as optim.lr=1e-4")
-        _put(plain, path.strip().split("."), _value(value), settings=settings, assignment=assignment)
+        found = _value(value)
+        if isinstance(found, float) and isnan(found):
+            raise UserError(f"--set {assignment}: NaN is no number that anything can be set to")
+        _put(plain, path.strip().split("."), found, settings=settings, assignment=assignment)
     return from_plain(type(settings), plain, where="the recipe")
 
 

@@ -21,6 +21,6 @@ class BadImage(ValueError):
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` or ``""``, for the end of an error about an unknown word."""
+    """Return ``" (did you mean 'x'?)"`` or ``""``, to stand behind an unknown word in an error."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""

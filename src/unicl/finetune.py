@@ -11,9 +11,11 @@ from rich.console import Console
 from unicl.data.collate import ClassTexts, class_texts
 from unicl.data.prompts import read_names
 from unicl.data.sources import Source, load_all
-from unicl.data.subset import part_of
+from unicl.data.subset import check_fraction, part_of
 from unicl.dials import Dials, turned
 from unicl.errors import UserError, suggest
+from unicl.evaluate.findings import decided
+from unicl.evaluate.split import shared_patients
 from unicl.model import TwoTowers
 from unicl.objective.classify import ClassifySettings, ClassName
 from unicl.published import load
@@ -28,6 +30,7 @@ from unicl.use.points import Asking, Point, measure, model_at, shares_of, table,
 
 START = "start"
 """The folder of a run that holds the model before its first step."""
+UNDECIDED = "no finding is there in some of the images and missing in others"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +54,12 @@ def begin(asked: Asked, out: Path, *, dials: Dials = Dials(), more: Sequence[str
 
     Raises `UserError` for data that the loss cannot learn from.
     """
+    check_fraction(asked.fraction)
     model, sources = load(asked.model), load_all(asked.data)
-    start = _start(model, sources, asked, dials)
-    _check_val(start, load_all(asked.val))
+    start, val = _start(model, sources, asked, dials), load_all(asked.val)
+    _check_val(start, val)
+    for said in shared_patients(*([sample for source in of for sample in source.samples] for of in (sources, val))):
+        _say(said)
     settings = start.settings
     if settings.text is not None and settings.text.name not in OWN_NAMES:
         # The package that the text model came from may not be on the machine that goes on.
@@ -83,8 +89,7 @@ def fine_tune(
     ``wise-SHARE``. Raises `UserError` as `unicl.run.train` does.
     """
     shares = shares_of(wise)
-    if is_first():
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(_told(job))
+    _say(_told(job))
     outcome = run(job, out, resume=start is None, device=device, start_from=start)
     if outcome.code or not is_first():
         return outcome
@@ -127,16 +132,23 @@ def resumed(out: Path, *, dials: Dials = Dials(), more: Sequence[str] = ()) -> J
     return replace(job, recipe=turned(job.recipe, dials, more=more))
 
 
+def _say(text: str) -> None:
+    if is_first():
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+
+
 def _told(job: Job) -> str:
     """How a job learns, in a line."""
+    towers = [stage.image for stage in job.recipe.stages if stage.image is not None]
     layer = next((t for t in job.recipe.terms if isinstance(t, ClassifySettings)), None)
     if layer is None:
         how = "both towers by the model's own contrast with class prompts"
     else:
         loss = "cross-entropy" if layer.loss == "softmax" else "a sigmoid for each"
         texts = ", from their texts" if layer.reads == "whole" else ""
-        how = f"the image tower and a layer over the {layer.of} by {loss}{texts}"
-    decay = {stage.image.decay for stage in job.recipe.stages if stage.image is not None} - {1.0}
+        tower = "" if towers and all(each.never for each in towers) else "the image tower and "
+        how = f"{tower}a layer over the {layer.of} by {loss}{texts}"
+    decay = {each.decay for each in towers} - {1.0}
     slower = f"; rates x {min(decay):g} from a block to the one before" if decay else ""
     return f"fine-tuning {how}{slower}"
 
@@ -146,6 +158,7 @@ def _start(model: TwoTowers, sources: Sequence[Source], asked: Asked, dials: Dia
     several = any(len(sample.labels) > 1 for source in sources for sample in source.samples)
     kind = kind_of(asked.loss, texts=model.text is not None, several=several, findings=findings)
     if kind == "contrast":
+        _told_apart(sources)
         return with_contrasts(model)
     return with_head(
         model,
@@ -169,6 +182,8 @@ def _check_val(start: TwoTowers, val: Sequence[Source]) -> None:
                     f"{source.name} (--val) has none of the findings that are learned, such as {min(known)!r}; name "
                     "them: 'PATH?findings=*'"
                 )
+            if not known & set(decided(source.samples)):
+                raise UserError(f"{source.name} (--val): {UNDECIDED}, so that nothing could be measured on it")
             continue
         strange = sorted({label for sample in source.samples for label in sample.labels} - known)
         if strange:
@@ -189,7 +204,9 @@ def _asks_findings(sources: Sequence[Source], *, loss: Loss) -> bool:
 
 def _classes(sources: Sequence[Source], *, findings: bool) -> tuple[ClassName, ...]:
     if not findings:
-        return classes_of(sources)
+        return _told_apart(sources)
+    if not any(decided(source.samples) for source in sources):
+        raise UserError(f"{UNDECIDED}, so that there is nothing to learn; give data of both kinds")
     tables = {frozenset(name for name, _ in s.findings) for source in sources for s in source.samples if s.findings}
     if len(tables) > 1:
         first, second = sorted(tables, key=len)[:2]
@@ -199,6 +216,14 @@ def _classes(sources: Sequence[Source], *, findings: bool) -> tuple[ClassName, .
             "findings of each: 'PATH?findings=A,B'"
         )
     return findings_of(sources)
+
+
+def _told_apart(sources: Sequence[Source]) -> tuple[ClassName, ...]:
+    """The classes of the data; raises `UserError` for a single one, from which nothing is told apart."""
+    classes = classes_of(sources)
+    if len(classes) < 2:
+        raise UserError(f"there is only one class, {classes[0].label!r}; give pictures of others as well")
+    return classes
 
 
 def _texts(class_names: str | None, dials: Dials) -> ClassTexts:

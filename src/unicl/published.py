@@ -33,26 +33,38 @@ Tower = TypeVar("Tower", ImageSettings, TextSettings)
 
 
 def load(
-    source: str | Path, *, size: int | None = None, context: int | None = None, align_corners: bool = False
+    source: str | Path,
+    *,
+    size: int | None = None,
+    context: int | None = None,
+    align_corners: bool = False,
+    tokenizer: str | Path | None = None,
 ) -> TwoTowers:
     """A model from a run or model folder of ours, an export, a published checkpoint of any known layout, or the hub.
 
     ``size`` resamples learned positions for images of another side in pixels, ``context`` those of longer texts;
-    ``align_corners`` does it as cn_clip does.
+    ``align_corners`` does it as cn_clip does. ``tokenizer`` is the file of one for a checkpoint that needs it (VirTex).
     Raises `UserError` if there is no model, its layout is not known, or an entry of it is not accounted for.
     """
     place = find(source)
+    if tokenizer is not None and (is_export(place) or is_own(place)):
+        raise UserError(f"the model {str(place)!r} brings its own tokenizer; leave out --tokenizer")
     if is_export(place):
         if size is not None or context is not None:
             raise UserError(f"the export {str(place)!r} has its sizes built in; export the model again with others")
         return load_export(place)
     if size is None and context is None and is_own(place):
         return load_model(place)
-    return model_of(read_published(place, size=size, context=context, align_corners=align_corners))
+    return model_of(read_published(place, size=size, context=context, align_corners=align_corners, tokenizer=tokenizer))
 
 
 def read_published(
-    source: str | Path, *, size: int | None = None, context: int | None = None, align_corners: bool = False
+    source: str | Path,
+    *,
+    size: int | None = None,
+    context: int | None = None,
+    align_corners: bool = False,
+    tokenizer: str | Path | None = None,
 ) -> Published:
     """What `load` finds, but for exports, as settings and tensors; a single tower is good here too."""
     place = find(source)
@@ -60,8 +72,18 @@ def read_published(
         raise UserError(
             f"{str(source)!r} is an export, whose weights stand in graphs; give the model that it was made of"
         )
-    found = publish(load_model(place), view=None) if is_own(place) else read(open_checkpoint(place))
+    found = publish(load_model(place), view=None) if is_own(place) else _read(place, tokenizer=tokenizer)
     return resized(replace(found, source=str(place)), size=size, context=context, align_corners=align_corners)
+
+
+def _read(place: Path, *, tokenizer: str | Path | None) -> Published:
+    opened = open_checkpoint(place)
+    if tokenizer is None:
+        return read(opened)
+    found = read(replace(opened, tokenizer=Path(tokenizer).expanduser()))
+    if found.tokenizer is None or found.text is not None:
+        raise UserError(f"a model of {found.origin} needs no tokenizer beside it; leave out --tokenizer")
+    return found
 
 
 def find(source: str | Path) -> Path:
@@ -106,12 +128,16 @@ def model_of(published: Published) -> TwoTowers:
         image=published.image,
         text=text,
         width=published.width,
-        terms=_terms(published) if text is not None else (),
+        terms=_terms(published) if text is not None or tokenizer is not None else (),
         zero_shot=TypeAdapter(ZeroShotSettings).validate_python(dict(published.zero_shot)),
         recipe="published",
     )
     model = TwoTowers(settings, tokenizer=tokenizer)
     fill_model(model, published)
+    prefix = "objective."
+    own = {key.removeprefix(prefix): value for key, value in published.state.items() if key.startswith(prefix)}
+    if own:
+        model.objective.load_state_dict(own)
     return model.eval()
 
 

@@ -37,11 +37,15 @@ NOTHING = -1
 
 
 class TextType(IntEnum):
-    """What a text says: what is in one image, the name of a class, or a finding, which images have as well."""
+    """What a text says: what is in one image, the name of a class, or a finding, which images have as well.
+
+    A row with an entry of the type VIEW is of the second view of a batch's texts: those before it in other words.
+    """
 
     CAPTION = 0
     CLASS = 1
     FINDING = 2
+    VIEW = 3
 
 
 class Finding(IntEnum):
@@ -94,7 +98,8 @@ class Sample:
     ``labels`` are names as the data gives them ("0" is a class like any other); ``namespace`` says
     whose names they are, so that equal names of two sources stay two classes. ``findings`` are all those of its table,
     with what is known of each; their names mean the same everywhere. None at all: nothing is known of any.
-    ``others`` are more images of the same study or thing, of which one is shown each time.
+    ``others`` are more images of the same study or thing, of which one is shown each time. ``patient`` is whom the
+    sample is of, or what else no split of the data may part; "" is nobody known.
     """
 
     id: str
@@ -104,6 +109,7 @@ class Sample:
     namespace: str = ""
     findings: Findings = ()
     others: tuple[ImageSource, ...] = ()
+    patient: str = ""
 
     @property
     def images(self) -> tuple[ImageSource, ...]:

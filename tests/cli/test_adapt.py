@@ -24,7 +24,10 @@ def test_what_does_not_go_together_is_said_before_any_work(run, data, tmp_path, 
     assert code("finetune", "--out", out) == 2
     assert code("finetune", run, "--out", out) == 2
     assert code("finetune", run, "--resume", "--out", out) == 2
-    assert "leave both out" in capsys.readouterr().err
+    assert code("finetune", "--resume", "--out", out, "--val", data[0], "--layer-decay", 0.5) == 2
+    said = capsys.readouterr().err
+    assert "leave out model" in said
+    assert "leave out --val, --layer-decay" in said
     assert code("finetune", run, "--data", data[0], "--out", out, "--wise", 3) == 2
     assert code("finetune", run, "--data", data[0], "--out", out, "--layer-decay", 7) == 2
     assert "decay=7 is no factor" in capsys.readouterr().err

@@ -24,6 +24,8 @@ def test_a_model_that_is_trained_on_captions_writes_them_and_is_compared(data, t
     # The pictures of a table, without naming them again.
     assert code("caption", run, "--data", table, "--nucleus", 0.9, "--seed", 3, "--most", 4) == 0
     assert "captions of 12 pictures" in capsys.readouterr().out
+    assert code("evaluate", run, "--data", table, "--task", "retrieval") == 2
+    assert "unicl caption MODEL --data DATA" in capsys.readouterr().err
     assert code("evaluate", run, "--data", data[0], "--task", "zeroshot") == 0
     assert "Zero-shot classification" in capsys.readouterr().out
     assert code("classify", run, data[0], "--names", "red,green") == 0
@@ -31,8 +33,12 @@ def test_a_model_that_is_trained_on_captions_writes_them_and_is_compared(data, t
 
 def test_mistakes_are_named(data, run, tmp_path, capsys):
     assert code("caption", run, data[0]) == 2
-    assert "which writes no captions" in capsys.readouterr().err
+    assert "has no term that writes captions" in capsys.readouterr().err
     assert code("caption", run) == 2
     assert "for example: unicl caption runs/v photos/" in capsys.readouterr().err
     assert code("caption", run, data[0], "--out", tmp_path / "a.html") == 2
     assert "ends in .csv" in capsys.readouterr().err
+    assert code("caption", run, "--data", data[1], "--out", data[1]) == 2
+    assert "is a table that is read" in capsys.readouterr().err
+    assert code("caption", run, data[0], "--tokenizer", data[1]) == 2
+    assert "brings its own tokenizer" in capsys.readouterr().err

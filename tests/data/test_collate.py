@@ -178,6 +178,21 @@ def test_a_caption_that_stands_in_a_table_has_the_findings_of_the_table():
     assert findings_of(made.text_keys) == {(0, finding_key("Edema")): 0}
 
 
+def test_all_texts_stand_there_a_second_time_and_captions_in_other_words():
+    samples = (drawn("1", captions=("two cats",), other="cats two"), drawn("2", captions=("a dog",), labels=("cat",)))
+    plain, made = collated(*samples), collated(*samples, views=2)
+    second = made.text_keys.having(TextType.VIEW)
+    assert second.tolist() == [False, True, False, False, True, True]
+    assert entries(made.text_keys.select(~second)) == entries(plain.text_keys)
+    assert entries(made.text_keys.select(second).besides(TextType.VIEW)) == entries(plain.text_keys)
+    assert entries(made.image_keys) == entries(plain.image_keys)
+    tokens, mask = TOKENIZER(["cats two"])
+    shown = made.tokens[made.text_index[1]]
+    assert shown[: mask.sum()].tolist() == tokens[0].tolist()
+    # What did not change is encoded once.
+    assert len(made.tokens) == 4
+
+
 def test_captions_say_which_text_is_an_images_own():
     made = collated(
         drawn("1", labels=("cat",)),

@@ -54,7 +54,7 @@ def test_every_combination_stands_once_the_last_list_changing_fastest() -> None:
 @pytest.mark.parametrize(
     ("lists", "reason"),
     [
-        ({"prefx": ["a"]}, "own: there is no component 'prefx', did you mean 'prefix'"),
+        ({"prefx": ["a"]}, "own: there is no component 'prefx' .did you mean 'prefix'"),
         ({}, "own: there are no components"),
         ({"prefix": "a photo of a"}, "own: 'prefix' holds the text 'a photo of a', but a list of texts"),
         ({"prefix": {"a": 1}}, "own: 'prefix' holds an object"),

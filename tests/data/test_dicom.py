@@ -1,10 +1,13 @@
 import sys
+from io import BytesIO
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import MPEG2MPML, HTJ2KLossless, RLELossless
 
 from dicoms import dicom, ramp
 from pictures import encoded, noise
@@ -187,3 +190,58 @@ def test_a_wrong_date_is_no_warning(recwarn):
     decode(content)
     assert not [one for one in recwarn if "pydicom" in str(one.filename)]
     assert pydicom.config.settings.reading_validation_mode == pydicom.config.IGNORE
+
+
+def compressed(syntax):
+    """A file whose pixels claim to be compressed in this way, and are nothing."""
+    header = pydicom.dcmread(BytesIO(dicom(ramp())))
+    header.file_meta.TransferSyntaxUID = syntax
+    header.PixelData = encapsulate([b"nothing"])
+    header["PixelData"].is_undefined_length = True
+    file = BytesIO()
+    header.save_as(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("syntax", "reason"),
+    [
+        (RLELossless, "broken DICOM: its pixels, compressed as RLE Lossless, cannot be unpacked"),
+        (HTJ2KLossless, r"run pip install 'unicl\[dicom\]', and if that is not enough, install pylibjpeg.*openjpeg"),
+        (MPEG2MPML, "which pydicom cannot unpack; save it in another way"),
+    ],
+)
+def test_compressed_pixels_that_cannot_be_had_say_whether_a_package_would_help(syntax, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(compressed(syntax))
+
+
+def by_pydicom(content):
+    """What pydicom's own functions make of a file with a window or a table, in 256 steps of their whole range."""
+    header = pydicom.dcmread(BytesIO(content))
+    units = apply_modality_lut(header.pixel_array, header)
+    if "VOILUTSequence" in header:
+        low, high = 0.0, 2.0 ** header.VOILUTSequence[0].LUTDescriptor[2] - 1
+    else:
+        bits, slope, start = header.BitsStored, header.RescaleSlope, header.RescaleIntercept
+        lowest = -(2.0 ** (bits - 1)) if header.PixelRepresentation else 0.0
+        low, high = (value * slope + start for value in (lowest, lowest + 2.0**bits - 1))
+    shares = (apply_voi_lut(units, header, index=0) - low) / (high - low)
+    shares = 1 - shares if header.PhotometricInterpretation == "MONOCHROME1" else shares
+    return (shares * 255).round()
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_windows_and_tables_after_a_rescale_are_pydicoms_pixel_by_pixel(photometric, signed):
+    values = np.random.default_rng(0).integers(-2000 if signed else 0, 2000, (12, 15))
+    values = values.astype(np.int16 if signed else np.uint16)
+    units = {"signed": signed, "photometric": photometric, "RescaleSlope": 1.5, "RescaleIntercept": -1024.0}
+    for function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        content = dicom(values, **units, WindowCenter=[-40, 5], WindowWidth=[700, 9], VOILUTFunction=function)
+        assert np.abs(gray(content) - by_pydicom(content)).max() <= 1
+    table = Dataset()
+    table.add_new("LUTDescriptor", "SS" if signed else "US", [300, -500 if signed else 100, 12])
+    table.add_new("LUTData", "US", list(range(0, 4096, 14))[:293] + [4095] * 7)
+    content = dicom(values, **{**units, "RescaleSlope": 1.0, "RescaleIntercept": 0.0}, VOILUTSequence=[table])
+    assert np.abs(gray(content) - by_pydicom(content)).max() <= 1

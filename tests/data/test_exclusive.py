@@ -61,7 +61,7 @@ def test_too_few_images_say_how_many_there_are():
 def test_findings_that_are_missing_or_unknown_are_named():
     with pytest.raises(UserError, match="only= needs findings, and x.csv has none"):
         exclusive([Sample(id="a", image=b"a")], Choice(most=1), seed=0, where="x.csv")
-    with pytest.raises(UserError, match="x.csv has no finding 'Atelectasis', did you mean 'Atelectases'"):
+    with pytest.raises(UserError, match="x.csv has no finding 'Atelectasis' .did you mean 'Atelectases'"):
         exclusive([sample(0, 1, names=("Atelectases",))], choice_of("5x1"), seed=0, where="x.csv")
 
 

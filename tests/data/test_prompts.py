@@ -85,7 +85,7 @@ def test_some_of_a_set_are_drawn_by_a_seed() -> None:
     assert len(set(prompt_set("filip:7:3"))) == 7
     with pytest.raises(UserError, match="ask for 0 sentences"):
         prompt_set("gloria:0")
-    with pytest.raises(UserError, match="no prompts 'glria', did you mean 'gloria'"):
+    with pytest.raises(UserError, match="no prompts 'glria' .did you mean 'gloria'"):
         prompt_set("glria:5")
 
 

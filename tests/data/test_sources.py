@@ -69,7 +69,7 @@ def test_labels_are_named_by_a_file_or_an_argument(tmp_path):
 def test_a_label_that_is_not_in_the_class_list_is_an_error(tmp_path):
     photos, _ = write_photos(tmp_path, each=1)
     with pytest.raises(
-        UserError, match=r"photos, blue/0.png: the label 'blue' is not in the class list, did you mean 'blu'"
+        UserError, match=r"photos, blue/0.png: the label 'blue' is not in the class list .did you mean 'blu'"
     ):
         load(photos, names={"red": "red", "green": "green", "blu": "blue sky"})
 
@@ -82,7 +82,7 @@ def test_a_format_can_be_said_when_the_ending_does_not(tmp_path):
     ):
         load(str(path))
     assert load(f"{path}?format=tsv").samples[0].captions == ("one",)
-    with pytest.raises(UserError, match=r"format='tvs' is not known, did you mean 'tsv'"):
+    with pytest.raises(UserError, match=r"format='tvs' is not known .did you mean 'tsv'"):
         load(f"{path}?format=tvs")
 
 

@@ -84,7 +84,7 @@ def test_empty_cells_and_repeated_texts_are_no_alternatives(tmp_path):
 
 def test_a_text_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     typed = alternatives(tmp_path, "1,a,b,c").replace("caption_de", "caption_d")
-    with pytest.raises(UserError, match=r"no column 'caption_d'.*'caption', 'caption_de', 'caption_ru'.*did you mean"):
+    with pytest.raises(UserError, match=r"no column 'caption_d'.*did you mean.*'caption', 'caption_de', 'caption_ru'"):
         stream([typed])
 
 
@@ -244,6 +244,24 @@ def test_each_sentence_of_a_report_is_drawn_as_often_and_shown_alone(tmp_path):
     assert {made.draw(k, out=None).sample.captions for k in range(9)} == {
         ("Clear lungs.", "No effusion.", "Heart is large.")
     }
+
+
+def test_sentences_of_fewer_words_are_not_shown_where_there_are_longer_ones(tmp_path):
+    (tmp_path / "reports.csv").write_text(
+        'text\n"As above. Heart is large. The lungs are clear today."\nEdema.\n', encoding="utf-8"
+    )
+    made = stream([str(tmp_path / "reports.csv")], sentences=True, least_words=5)
+    assert {made.draw(k, out=None).caption for k in range(20)} == {"The lungs are clear today.", "Edema."}
+
+
+def test_the_second_view_of_a_text_is_drawn_by_seed_and_place_and_leaves_the_first_as_it_is(tmp_path):
+    (tmp_path / "c.csv").write_text("text\na red square number one\n", encoding="utf-8")
+    made, again = (stream([str(tmp_path / "c.csv")], batch=16, text_views=2) for _ in range(2))
+    drawn = [made.draw(k, out=None) for k in range(16)]
+    assert {each.caption for each in drawn} == {"a red square number one"}
+    assert len({each.other for each in drawn}) > 4
+    assert same(made.batch(0), again.batch(0))
+    assert float(made.batch(0).text_counts.sum()) == 32
 
 
 REPORT = "The lungs are clear. There is no effusion. The heart is normal. No fracture."

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from unicl.data.sources import Source
-from unicl.data.subset import part_of, part_rows
+from unicl.data.subset import part_of, part_rows, together
 from unicl.errors import UserError
 from unicl.space import Finding, Sample
 
@@ -47,3 +47,18 @@ def test_all_of_it_is_the_source_itself_and_other_fractions_are_refused():
     for fraction in (0, -0.1, 1.5):
         with pytest.raises(UserError, match=r"must lie above 0"):
             part_of(whole, fraction=fraction, seed=0)
+
+
+def test_a_patient_is_in_a_part_with_all_samples_or_with_none():
+    present, absent = (("rare", Finding.PRESENT),), (("rare", Finding.ABSENT),)
+    samples = [Sample(id=str(k), patient=f"p{k // 3}", findings=present if k == 17 else absent) for k in range(90)]
+    samples += [Sample(id=f"unknown{k}", findings=absent) for k in range(10)]
+    rows = part_rows(samples, fraction=0.1, seed=0)
+    known = {samples[row].patient for row in rows} - {""}
+    assert "p5" in known
+    assert all((row in rows) == (sample.patient in known) for row, sample in enumerate(samples) if sample.patient)
+    assert together(["a", "", "b", "a", ""]) == [[0, 3], [1], [2], [4]]
+    [note] = part_of(source(samples), fraction=0.1, seed=0).notes
+    assert note == f"{len(known) + sum(row >= 90 for row in rows)} of 40 patients, {len(rows)} of 100 samples, " + (
+        "drawn by the seed 0"
+    )

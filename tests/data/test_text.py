@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cn_clip import clip as cn_clip
@@ -15,7 +16,18 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer as Inner
 from transformers import AutoTokenizer
 
-from unicl.data.text import Tokenizer, clean, is_clips, languages, load_tokenizer, mirror, sentences, train_tokenizer
+from unicl.data.text import (
+    Tokenizer,
+    changed,
+    clean,
+    is_clips,
+    languages,
+    load_tokenizer,
+    mirror,
+    sentences,
+    sentences_of,
+    train_tokenizer,
+)
 from unicl.errors import UserError
 
 ENGLISH = ["a red apple on a table", "Two dogs run in the park.", "a red bus", "The red dog ate 12 apples!"] * 5
@@ -294,6 +306,30 @@ def test_clips_tokenizer_is_known_by_its_entries_wherever_it_is_from(tmp_path: P
 )
 def test_a_report_is_cut_at_full_stops_and_lines(report: str, wanted: tuple[str, ...]) -> None:
     assert sentences(report) == wanted
+
+
+def test_short_sentences_stay_out_where_there_are_longer_ones():
+    texts = ("As above. No focal consolidation is seen.", "Heart size is normal now. Stable.")
+    long = ("No focal consolidation is seen.", "Heart size is normal now.")
+    assert sentences_of(texts, least=5) == long
+    assert sentences_of(texts, least=3) == long
+    assert sentences_of(("As above. Stable.",), least=5) == ("As above.", "Stable.")
+    assert sentences_of(("心影正常。正常。",), least=4) == ("心影正常。",)
+    assert len(sentences_of(texts)) == 4
+
+
+def test_a_text_is_changed_by_two_words_that_change_places_or_by_some_that_go():
+    words = [f"w{k}" for k in range(10)]
+    made = [changed(" ".join(words), rng=np.random.default_rng(k)).split() for k in range(2000)]
+    swapped = [each for each in made if len(each) == 10 and each != words]
+    assert all(sorted(each) == words and sum(a != b for a, b in zip(each, words)) == 2 for each in swapped)
+    fewer = [each for each in made if len(each) < 10]
+    assert all(each == sorted(each) for each in fewer)
+    assert 0.46 < len(swapped) / 2000 < 0.54
+    # Of the other half, each word goes with probability 0.1.
+    assert 0.09 < sum(10 - len(each) for each in fewer) / (2000 - len(swapped)) / 10 < 0.11
+    assert changed("one", rng=np.random.default_rng(0)) == "one"
+    assert all(changed("a b", rng=np.random.default_rng(k)) for k in range(300))
 
 
 def test_a_text_of_a_mirrored_picture_says_the_other_side():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluate_oracles import median, quantile
-from unicl.evaluate.bootstrap import Bootstrap, grouped_means, means, medians, ratios, together
+from unicl.evaluate.bootstrap import Bootstrap, by_unit, grouped_means, means, medians, ratios, together
 
 
 def resamples(bootstrap, samples):
@@ -122,3 +122,11 @@ def test_statistics_together_stand_side_by_side():
     weights = torch.ones(1, 2).double()
     both = together(means(torch.tensor([[1.0], [3.0]])), means(torch.tensor([[0.0, 8.0], [0.0, 0.0]])))
     assert both(weights).tolist() == [[2, 0, 4]]
+
+
+def test_units_are_drawn_whole_so_that_copies_of_a_sample_tell_nothing_new():
+    values = torch.rand(20, 1, generator=torch.Generator().manual_seed(0))
+    whole, units = by_unit(means(values.repeat_interleave(3, 0)), [range(3 * k, 3 * k + 3) for k in range(20)])
+    assert units == 20
+    bootstrap = Bootstrap(resamples=200)
+    assert torch.allclose(bootstrap.bounds(whole, samples=units), bootstrap.bounds(means(values), samples=20))

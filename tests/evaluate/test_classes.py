@@ -30,7 +30,7 @@ def test_labels_may_have_names_that_are_equal():
 
 def test_a_label_outside_the_list_is_an_error_that_suggests():
     with pytest.raises(
-        UserError, match=r"label 'paer' \(2 samples\) and 1 more labels .* list of 2 classes, did you mean 'pear'"
+        UserError, match=r"label 'paer' \(2 samples\) and 1 more labels .* list of 2 classes .did you mean 'pear'"
     ):
         Classes.of([sample("paer"), sample("paer"), sample("xyz")], names=["pear", "plum"])
 

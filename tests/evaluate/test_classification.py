@@ -152,6 +152,6 @@ def test_reasons_why_it_cannot_be_done(job):
 def test_a_classifier_must_know_the_classes_and_a_model_must_have_one(job):
     strange = tiny_model(texts=False, classes=("red", "green", "blue", "gray"))
     plan = Plan(model=strange, samples=job.plan.samples, training=None, options=Options())
-    assert cannot_zero_shot(plan) == "the model has no class 'grey', did you mean 'gray'?"
+    assert cannot_zero_shot(plan) == "the model has no class 'grey' (did you mean 'gray'?)"
     bare = tiny_model(texts=False, recipe="supcon")
     assert "'supcon' and has neither text tower nor classifier" in cannot_zero_shot(replace(plan, model=bare))

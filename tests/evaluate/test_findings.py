@@ -114,7 +114,21 @@ def test_the_same_seed_gives_the_same_numbers_and_training_data_is_learned_whole
     other = pictures_of(job.model, 100, seed=9)
     given = run_findings(replace(job, training=other))
     assert given.facts["training images at 100%"] == 100
-    assert given.facts["images that probes are measured on"] == 240
+    assert given.facts["split"] == "by image, 100 / 240"
+
+
+def of_patients(pictures, each=4):
+    samples = tuple(replace(sample, patient=f"p{row // each}") for row, sample in enumerate(pictures.samples))
+    return replace(pictures, samples=samples)
+
+
+def test_no_patient_is_learned_from_and_measured_on(job):
+    given = replace(job, pictures=of_patients(job.pictures))
+    assert run_findings(given).facts["split"] == "by patient, 45 / 15 (180 / 60 images)"
+    both = run_findings(replace(given, training=given.pictures.take(torch.arange(6))))
+    assert any("patients of one name in the training and in the test data: 2" in note for note in both.notes)
+    alone = run_findings(replace(given, pictures=of_patients(job.pictures, each=1000)))
+    assert any("all images are of one patient" in note for note in alone.notes)
 
 
 def test_the_strength_is_that_of_the_best_area_on_a_part_held_out(job):

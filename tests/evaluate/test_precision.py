@@ -126,7 +126,7 @@ def test_images_ask_for_captions_of_their_class(model, colours):
 def test_a_query_with_a_label_that_no_image_has_is_named(model, colours):
     asked = replace(colours, samples=(Sample(id="t", captions=("x",), labels=("rad",)),))
     with pytest.raises(
-        UserError, match=r"a query has the label 'rad', which no image of the data has, did you mean 'red'"
+        UserError, match=r"a query has the label 'rad', which no image of the data has .did you mean 'red'"
     ):
         evaluate(model, [colours], tasks=["precision"], asked=[asked])
 

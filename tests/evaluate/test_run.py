@@ -68,7 +68,7 @@ def test_asked_tasks_run_alone_and_in_their_own_order(model, colours):
 
 
 def test_an_unknown_task_is_an_error_that_suggests(model, colours):
-    with pytest.raises(UserError, match="there is no task 'zeroshoot', did you mean 'zeroshot'"):
+    with pytest.raises(UserError, match="there is no task 'zeroshoot' .did you mean 'zeroshot'"):
         evaluate(model, [colours], tasks=["zeroshoot"])
 
 

@@ -113,3 +113,13 @@ def test_retrieval_intervals_draw_images_and_texts_follow_their_first_image():
         check(f"{name}/median_rank", lambda *both, place=place: median(both[place]))
     assert not found
     assert [s.n for s in scores] == [8, *[3] * 5, *[5] * 5]
+
+
+def test_images_of_one_patient_are_not_taken_for_independent():
+    values, bootstrap = torch.tensor([0.0, 1.0]).repeat_interleave(30), Bootstrap(resamples=200)
+    patients = [f"p{k // 10}" for k in range(60)]
+    (alone,), (of_patients,) = (
+        measured(means(values[:, None]), samples=60, bootstrap=bootstrap, patients=each) for each in ((), patients)
+    )
+    assert alone[0] == of_patients[0] == 0.5
+    assert of_patients[2] - of_patients[1] > 2 * (alone[2] - alone[1])

@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 
 import oracles
 from unicl.evaluate.known import Known
-from unicl.evaluate.svm import cannot_separate, precision_statistic, run_svm, train_machine
+from unicl.evaluate.svm import cannot_separate, folds, precision_statistic, run_svm, train_machine
 from unicl.space import Finding
 
 
@@ -43,6 +43,20 @@ def test_a_machine_is_scikit_learns_with_the_best_of_four_costs(seed):
     machine, wanted = train_machine(features, yes, seed=0), plain(features, yes)
     assert machine.cost == wanted.C
     assert np.array_equal(features.numpy() @ machine.weight.numpy() + machine.bias, wanted.decision_function(features))
+
+
+def test_folds_keep_a_patient_together():
+    features, yes = crowd(size=90)
+    patients = [f"p{k // 3}" for k in range(90)]
+    signs = np.where(yes.numpy(), 1, -1)
+    found = folds(signs, patients)
+    assert len(found) == 3
+    for learnt, asked in found:
+        assert not {patients[k] for k in learnt} & {patients[k] for k in asked}
+    assert train_machine(features, yes, seed=0, patients=patients).cost in (0.01, 0.1, 1.0, 10.0)
+    # All yeses are of two patients: what is left of the folds can be learned from, or nothing is tried.
+    few = np.array([1, 1, 1, 1] + [-1] * 8)
+    assert all(len(set(few[learnt])) == 2 for learnt, _ in folds(few, ["a", "a", "b", "b"] + ["c"] * 8))
 
 
 def test_too_few_yeses_for_folds_take_a_cost_of_one():

@@ -1,10 +1,12 @@
 """BLEU and CIDEr of small examples whose numbers are made by hand."""
 
 import math
+import random
 import sys
 
 import pytest
 
+from evaluate_oracles import bleu, cider_d
 from unicl.errors import UserError
 from unicl.evaluate.wording import wording_scores, words_of
 
@@ -14,6 +16,26 @@ def test_words_are_runs_of_letters_without_punctuation_and_chinese_characters():
     assert words_of("红色的 apple。") == ["红", "色", "的", "apple"]
     assert words_of("Café “éclair”") == ["café", "éclair"]
     assert words_of("...") == []
+
+
+def test_where_our_words_are_not_those_of_the_tokenizer_of_cocos_numbers():
+    """It parts "it 's" and "ca n't", and keeps over-the-top, 3:30, p.m. and 1,000 whole."""
+    assert words_of("it's what they can't") == ["it's", "what", "they", "can't"]
+    assert words_of("over-the-top at 3:30 p.m.") == ["over", "the", "top", "at", "3", "30", "p", "m"]
+    assert words_of("1,000 at 50% for $5") == ["1", "000", "at", "50", "for", "5"]
+
+
+def test_the_numbers_are_those_of_plain_loops():
+    rng = random.Random(0)
+    words = ["a", "red", "blue", "square", "circle", "on", "the", "table", "near", "lake"]
+    references = [[rng.choices(words, k=rng.randint(4, 9)) for _ in range(rng.randint(1, 3))] for _ in range(12)]
+    captions = [rng.choices(rng.choice(several), k=rng.randint(4, 8)) for several in references]
+    found = wording_scores([" ".join(c) for c in captions], [[" ".join(t) for t in several] for several in references])
+    for order in (1, 2, 3):
+        assert found[f"BLEU-{order}"] == pytest.approx(bleu(captions, references, order=order), rel=1e-6)
+    assert found["CIDEr"] == pytest.approx(cider_d(captions, references), rel=1e-9)
+    assert 0.1 < found["BLEU-2"] < 0.9
+    assert 0.1 < found["CIDEr"] < 9
 
 
 def test_bleu_counts_what_the_references_have_and_punishes_brevity():

@@ -35,14 +35,14 @@ def pairs(wanted, made):
     """How hard each pair is pulled, pair by pair, as the docstring of `Pull` says."""
     pull, rows, columns = made.pull, made.row_counts, made.column_counts
     table = torch.zeros(len(rows), len(columns), dtype=torch.float64)
-    dense = wanted.dense()
+    by_row, by_text = wanted.dense(by="images"), wanted.dense(by="texts")
     zero = torch.zeros(max(len(rows), len(columns))).double()
     row_floor, column_floor, by_column = (
         zero if t is None else t for t in (pull.row_floor, pull.column_floor, pull.columns)
     )
     for i in range(len(rows)):
         for j in range(len(columns)):
-            by_target = dense[i, j] * (pull.rows[i] * columns[j] + rows[i] * by_column[j])
+            by_target = by_row[i, j] * pull.rows[i] * columns[j] + by_text[i, j] * rows[i] * by_column[j]
             table[i, j] = by_target + row_floor[i] * columns[j] + rows[i] * column_floor[j]
     return table.fill_diagonal_(0) if made.itself else table
 

@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from unicl.objective.targets import affinity, paired, same_key, shared_findings, yes_or_no
-from unicl.space import NO_KEY, Keys
+from unicl.objective import targets
+from unicl.objective.targets import affinity, finding_target, paired, same_key, shared_findings, yes_or_no
+from unicl.space import NO_KEY, Keys, TextType
 
 
 def test_unique_keys_give_the_diagonal():
@@ -83,3 +84,39 @@ def test_yes_or_no_counts_a_pair_once_however_many_keys_it_shares():
     assert torch.equal(yes_or_no(affinity(mix, mix)).dense(), (mix @ mix.T > 0).float())
     single = same_key(Keys.single(torch.tensor([1, 2])), Keys.single(torch.tensor([2, 2, 3])))
     assert torch.equal(yes_or_no(single).dense(), single.dense())
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("block", [1, 40, 1 << 22])
+def test_a_sharp_target_is_right_in_the_softmax_of_either_side_whatever_the_block(similarity, block, monkeypatch):
+    monkeypatch.setattr(targets, "BLOCK", block)
+    draw = torch.Generator().manual_seed(0)
+    images, texts = ((torch.rand(rows, 9, generator=draw) < 0.4).float() for rows in (12, 10))
+    images[0] = texts[0] = 1.0
+    images[1] = 0.0
+    own = shared_findings(images, texts, similarity=similarity, sharpness=200.0)
+    sides = (images.double(), texts.double())
+    first, second = (torch.nn.functional.normalize(s) for s in sides) if similarity == "cosine" else sides
+    scores = 200.0 * first @ second.T
+    by_image, by_text = own.dense(by="images"), own.dense(by="texts")
+    assert torch.allclose(by_image / by_image.sum(1, keepdim=True), scores.softmax(1).float(), atol=2e-5)
+    assert torch.allclose(by_text / by_text.sum(0), scores.softmax(0).float(), atol=2e-5)
+    assert torch.allclose(own.turned().dense(by="texts"), by_image.T, rtol=1e-3)
+    assert torch.allclose(own.near(slice(2, 5)).dense(by="images"), by_image[2:5], rtol=1e-3)
+
+
+def test_findings_are_told_by_their_keys_whatever_the_order_of_a_table():
+    def keys(rows, order):
+        entries = [(row, key, value) for row, known in enumerate(rows) for key, value in known.items()]
+        entries = [entries[place] for place in order(len(entries))]
+        own, names, weights = (torch.tensor(each) for each in zip(*entries))
+        types = torch.full_like(names, int(TextType.FINDING))
+        return Keys(rows=own, keys=names, types=types, weights=weights, size=len(rows))
+
+    seen = [{7: 1.0, 3: 1.0}, {5: 1.0}, {3: -1.0, 9: 1.0}]
+    said = [{3: 1.0}, {9: 1.0, 5: 1.0}]
+    one = finding_target(keys(seen, range), keys(said, range)).dense()
+    other = finding_target(keys(seen, lambda n: range(n)[::-1]), keys(said, lambda n: [*range(1, n), 0])).dense()
+    assert torch.equal(one, other)
+    alone = finding_target(keys(seen[:1], range), keys(said[:1], range))
+    assert alone.dense().tolist() == [[1.0]]

@@ -13,7 +13,6 @@ from unicl.objective.terms import (
     ClassName,
     Contrast,
     ContrastSettings,
-    DistillSettings,
     Objective,
     ViewsSettings,
     find_loss,
@@ -229,28 +228,3 @@ def test_the_scale_is_clamped_as_a_parameter():
         scale.log_scale += 1
     objective.clamp()
     assert math.isclose(scale.log_scale.exp().item(), 100.0, rel_tol=1e-5)
-
-
-def taught(batch, teacher):
-    term = Objective([DistillSettings(teacher="somewhere")], features=8).double()
-    return term(replace(batch, taught=teacher))[0]
-
-
-def test_a_teacher_that_says_the_same_costs_nothing_and_one_that_says_the_opposite_costs_one():
-    batch = pairs(5)
-    assert abs(float(taught(batch, batch.images.whole))) < 1e-15
-    # Half of one minus a cosine of -1.
-    assert float(taught(batch, -batch.images.whole)) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("width", [4, 8, 12])
-def test_a_teacher_is_learned_from_by_half_of_one_minus_the_cosine(width):
-    batch, teacher = pairs(5), embedding(5, seed=9, width=width).whole
-    drawn = F.interpolate(batch.images.whole[None, None], size=(5, width), mode="bilinear", align_corners=False)[0, 0]
-    wanted = 0.5 * (1 - F.cosine_similarity(drawn, teacher).mean())
-    assert float(taught(batch, teacher)) == pytest.approx(float(wanted), rel=1e-12)
-
-
-def test_a_term_without_its_teacher_says_so():
-    with pytest.raises(UserError, match="has no teacher here"):
-        Objective([DistillSettings(teacher="somewhere")], features=8).double()(pairs(3))

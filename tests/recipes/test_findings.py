@@ -14,7 +14,7 @@ from unicl.objective.plan import Tiling
 from unicl.objective.terms import ContrastSettings, Objective
 from unicl.recipes.findings import MEDCLIP, medclip
 from unicl.recipes.whole import clip
-from unicl.space import Columns, Embedding, Keys, TextType
+from unicl.space import Columns, Embedding, Keys, Parts, TextType
 
 SCALE = Objective(medclip().terms, features=8).double().terms["findings"].scale().detach()
 PRESENT = [[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
@@ -80,8 +80,39 @@ def test_nothing_in_common_is_a_uniform_target_and_not_nothing():
     assert images.abs().max() > 0
 
 
-def sharp(recipe, by):
-    return replace(recipe, terms=tuple(replace(term, sharpness=by) for term in recipe.terms))
+def sharp(recipe, by, **changes):
+    return replace(recipe, terms=tuple(replace(term, sharpness=by, **changes) for term in recipe.terms))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "tokenwise"])
+@pytest.mark.parametrize(("match", "sides"), [("cosine", (PRESENT, SAID)), ("dot", (SIGNED, SAID_SIGNED))])
+def test_a_sharp_target_leaves_no_row_without_mass(match, sides, similarity):
+    # exp(1000 s) of a row that has no equal beside one that has is nothing in any precision.
+    recipe = sharp(medclip(match=match), 1000.0, similarity=similarity)
+    images, texts = unit(5, seed=1), unit(4, seed=2)
+    batch = columns(images, texts, *sides)
+    if similarity == "tokenwise":  # of one part each, the cosine
+        one = [
+            Embedding(whole=side, features=side, parts=Parts(values=side[:, None], mask=torch.ones(len(side), 1) > 0))
+            for side in (images, texts)
+        ]
+        batch = replace(batch, images=one[0], texts=one[1])
+    loss = Objective(recipe.terms, features=8).double()(batch)[0]
+    loss.backward()
+    gradients = [images.grad.clone(), texts.grad.clone()]
+    images.grad = texts.grad = None
+    rows = [row.unbind() for row in (SCALE * (images @ texts.T)).unbind()]
+    options = {"kind": match, "sharpness": 1000.0, "log_sum_exp": lambda row: torch.stack(row).logsumexp(0)}
+    expected = oracles.medclip(rows, *sides, **options)
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients, [images.grad, texts.grad], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("by", [0.0, -1.0, float("nan")])
+def test_a_target_is_sharp_by_a_number_above_0(by):
+    with pytest.raises(UserError, match="'findings' has sharpness .*give a number above 0"):
+        Objective(sharp(medclip(), by).terms, features=8)
 
 
 def test_distinct_findings_times_a_thousand_are_clip():
@@ -114,6 +145,37 @@ def test_a_text_of_many_samples_counts_as_often():
     loss = objective(columns(images, repeated, PRESENT, again))[0]
     loss.backward()
     torch.testing.assert_close(once, (loss, images.grad, texts.grad), rtol=1e-12, atol=1e-14)
+
+
+def test_with_a_second_view_of_the_texts_the_loss_is_the_mean_of_both_as_in_the_released_code():
+    again = [*SAID_SIGNED, *SAID_SIGNED]
+    images, texts = unit(5, seed=1), unit(8, seed=2)
+    batch = columns(images, texts, SIGNED, again)
+    number = torch.arange(4, 8)
+    found = batch.text_keys
+    marked = replace(
+        found,
+        rows=torch.cat([found.rows, number]),
+        keys=torch.cat([found.keys, torch.full_like(number, 77)]),
+        types=torch.cat([found.types, torch.full_like(number, int(TextType.VIEW))]),
+        weights=torch.cat([found.weights, torch.ones(4).double()]),
+    )
+    Objective(medclip(match="dot").terms, features=8).double()(replace(batch, text_keys=marked))[0].backward()
+    gradients, loss = (images.grad, texts.grad), 0.0
+    images, texts = unit(5, seed=1), unit(8, seed=2)
+    for view in texts.split(4):
+        rows = [row.unbind() for row in (SCALE * (images @ view.T)).unbind()]
+        loss = loss + oracles.medclip(
+            rows, SIGNED, SAID_SIGNED, kind="dot", log_sum_exp=lambda row: torch.stack(row).logsumexp(0)
+        )
+    (loss / 2).backward()
+    torch.testing.assert_close(gradients, (images.grad, texts.grad), rtol=1e-10, atol=1e-14)
+
+
+def test_the_released_form_shows_each_text_a_second_time_and_both_leave_out_short_sentences():
+    assert [medclip(match=match).data.text_views for match in ("cosine", "dot")] == [1, 2]
+    assert medclip().data.sentences
+    assert medclip().data.least_words == 5
 
 
 def test_findings_and_pairs_live_in_one_batch():

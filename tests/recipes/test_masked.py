@@ -164,9 +164,9 @@ def test_towers_are_the_papers_and_the_language_model_is_locked(towers, places):
 
 
 def test_unknown_choices_are_named():
-    with pytest.raises(UserError, match="unknown model 'attfc', did you mean 'att_fc'"):
+    with pytest.raises(UserError, match="unknown model 'attfc' .did you mean 'att_fc'"):
         recipes.icmlm(model="attfc")
-    with pytest.raises(UserError, match="unknown tags 'noun', did you mean 'nouns'"):
+    with pytest.raises(UserError, match="unknown tags 'noun' .did you mean 'nouns'"):
         recipes.tag_prediction(tags="noun")
     with pytest.raises(UserError, match="unknown tags 'none'"):
         recipes.tag_prediction(tags="none")

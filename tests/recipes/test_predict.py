@@ -147,5 +147,5 @@ def test_the_published_size_has_its_decoder_and_its_49_places():
 
 
 def test_unknown_tasks_are_named_with_those_that_are():
-    with pytest.raises(UserError, match="unknown task 'captions', did you mean 'captioning'.*labels"):
+    with pytest.raises(UserError, match="unknown task 'captions' .did you mean 'captioning'.*labels"):
         recipes.virtex(task="captions")

@@ -263,7 +263,7 @@ def test_tiles_and_what_is_kept_of_them_change_nothing():
 
 
 def test_an_unknown_way_to_bring_words_together_suggests_a_near_one():
-    with pytest.raises(UserError, match="no over='maxi', did you mean 'max'"):
+    with pytest.raises(UserError, match="no over='maxi' .did you mean 'max'"):
         attended(*case(), over="maxi")
 
 

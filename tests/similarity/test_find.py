@@ -27,7 +27,7 @@ def test_an_unknown_similarity_suggests_a_near_one_and_a_file_gives_ones_own(tmp
 
 
 def test_an_option_that_a_similarity_does_not_take_is_an_error():
-    with pytest.raises(UserError, match=r"has no option 'pad', did you mean 'pads'.*it takes pads"):
+    with pytest.raises(UserError, match=r"has no option 'pad' .did you mean 'pads'.*it takes pads"):
         find_similarity("tokenwise", options={"pad": "zero"})
     with pytest.raises(UserError, match="it takes none"):
         find_similarity("cosine", options={"pads": "zero"})

@@ -139,7 +139,7 @@ def test_a_tower_moves_to_bfloat16() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (ImageSettings(name="resnett18"), "no image model 'resnett18', did you mean 'resnet18'"),
+        (ImageSettings(name="resnett18"), "no image model 'resnett18' .did you mean 'resnet18'"),
         (ImageSettings(name="test_resnet", pool="token"), "cannot be built with size 224, pool 'token'"),
         (ImageSettings(name="test_resnet", patch_drop=0.1), "has no patch_drop_rate"),
         (ImageSettings(name="test_resnet", head="none"), "use the head 'linear' or an embedding width of 96"),

@@ -208,7 +208,7 @@ def test_without_validation_data_a_stage_has_its_whole_length(data, tmp_path, ca
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        (Stage(name="late", sources=("photo",)), r"'late' learns from 'photo', did you mean 'photos'.*captions\.csv"),
+        (Stage(name="late", sources=("photo",)), r"'late' learns from 'photo' .did you mean 'photos'.*captions\.csv"),
         (Stage(name="late", size=50), r"50 pixels cannot be cut into patches of 16; give a multiple, such as 48"),
         (Stage(name="late", image=Learning(from_block=12)), r"'late': from_block=12 is not one of the 12 blocks"),
         (Stage(name="late", text=Learning(only=("nothing",))), r"'late': only: no parameter fits 'nothing'"),

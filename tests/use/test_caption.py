@@ -1,7 +1,9 @@
 """Captions of photographs by a small model of random weights: how they are written, listed and compared."""
 
 import csv
+import itertools
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_data_without_captions_is_no_reference(photos):
 
 def test_models_that_write_nothing_and_manners_without_sense_are_refused(writer, model, classifier, photos):
     for other in (model, classifier):
-        with pytest.raises(UserError, match="which writes no captions; train one that does"):
+        with pytest.raises(UserError, match="has no term that writes captions; train one that does"):
             caption(other, [photos])
     for manner in (Manner(beams=0), Manner(most=0)):
         with pytest.raises(UserError, match="must be at least 1"):
@@ -105,6 +107,93 @@ def test_models_that_write_nothing_and_manners_without_sense_are_refused(writer,
         caption(writer, [photos], manner=Manner(nucleus=1.5))
     with pytest.raises(UserError, match="none of the 1 pictures can be read"):
         caption(writer, [photos / "cut.jpg"])
+
+
+class Stop(BaseException):
+    """As a kill: nothing catches it."""
+
+
+@contextmanager
+def watched(writer, *, stop=None):
+    """How many pictures each batch has that the tower sees; ends at the batch of that number."""
+    seen = []
+
+    def look(_tower, images):
+        if len(seen) == stop:
+            raise Stop
+        seen.append(len(images[0]))
+
+    handle = writer.image.register_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def stopped(writer, paths, *, after, **settings):
+    """Captioning that ends when so many batches are done."""
+    with watched(writer, stop=after), pytest.raises(Stop):
+        caption(writer, paths, **settings)
+
+
+@pytest.mark.parametrize("torn", [0, 40])
+def test_a_run_that_was_stopped_goes_on_and_its_table_is_that_of_one_that_was_not(writer, photos, tmp_path, torn):
+    manner = Manner(beams=2, most=6)
+    caption(writer, [photos], manner=manner, batch=4, out=tmp_path / "whole.csv")
+    out, kept = tmp_path / "new" / "a.csv", tmp_path / "new" / "a.unfinished.jsonl"
+    stopped(writer, [photos], after=2, manner=manner, batch=4, out=out)
+    assert not out.exists()
+    kept.write_bytes(kept.read_bytes()[: -torn or None])
+    with watched(writer) as seen:
+        found = caption(writer, [photos], manner=manner, batch=4, out=out)
+    # The batch of a line that was cut off is done again, with all its pictures.
+    assert seen == ([4] if torn else []) + [4, 1]
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert len(found.rows) == 12
+    assert not kept.exists()
+    listed = [(tmp_path / name).read_text() for name in ("whole.quarantine.jsonl", "new/a.quarantine.jsonl")]
+    assert listed[0] == listed[1]
+    assert listed[0].count("\n") == len(found.skipped) == 1
+
+
+def test_a_picture_that_changed_or_came_since_is_looked_at_and_one_that_went_is_left_out(writer, photos, tmp_path):
+    folder, out = photos / "flower", tmp_path / "a.csv"
+    stopped(writer, [folder], after=5, batch=1, out=out)
+    shutil.copy(photos / "temple" / "1.jpg", folder / "1.jpg")
+    (folder / "2.jpg").unlink()
+    shutil.copy(photos / "temple" / "2.jpg", folder / "9.jpg")
+    with watched(writer) as seen:
+        found = caption(writer, [folder], batch=1, out=out)
+    # 1.jpg is another picture, 5.jpg was still to come, 9.jpg is new.
+    assert seen == [1, 1, 1]
+    assert found.rows == caption(writer, [folder], batch=1).rows
+
+
+def test_a_stopped_run_is_not_gone_on_with_in_another_manner(writer, photos, tmp_path):
+    stopped(writer, [photos], after=1, manner=Manner(beams=2), batch=4, out=tmp_path / "a.csv")
+    with pytest.raises(UserError, match="beams 2 and not 3, batch 4 and not 5"):
+        caption(writer, [photos], manner=Manner(beams=3), batch=5, out=tmp_path / "a.csv")
+    caption(writer, [photos], manner=Manner(beams=2), batch=4, out=tmp_path / "a.csv")
+
+
+def test_too_many_pictures_that_cannot_be_read_end_the_run_which_goes_on_with_a_higher_limit(writer, photos, tmp_path):
+    out = tmp_path / "a.csv"
+    with pytest.raises(UserError, match="more than --max-bad 0 allows; all are listed in .*a.quarantine.jsonl"):
+        caption(writer, [photos], max_bad=0, out=out)
+    assert not out.exists()
+    assert len(caption(writer, [photos], max_bad=1, out=out).rows) == 12
+    assert len((tmp_path / "a.quarantine.jsonl").read_text().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.csv", "a.quarantine.jsonl"]
+
+
+def test_no_token_stands_right_behind_itself_if_it_may_not(writer, photos):
+    bound = caption(writer, [photos / "flower"], manner=Manner(beams=1, most=8, repeats=False))
+    term = writer.objective.terms["captions"]
+    for row in bound.rows:
+        places = writer.encode_images([row.image]).parts
+        [wanted] = beam_search(term.decoder, places, words=term.words, beams=1, most=8, repeats=False)
+        assert all(one != other for one, other in itertools.pairwise(wanted.tokens))
+        assert row.caption == spelled(writer.tokenizer, [wanted.tokens])[0]
 
 
 def test_a_caption_is_never_longer_than_the_model_can_write(writer, photos):

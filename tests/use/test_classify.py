@@ -54,7 +54,7 @@ def test_a_classifier_answers_with_its_own_classes(classifier, photos):
     assert dict(row.answers) == pytest.approx(wanted, abs=1e-5)
     some = classify(classifier, [photos], names=("sky", "flower"))
     assert set(dict(some.rows[0].answers)) == {"sky", "flower"}
-    with pytest.raises(UserError, match="'temples' is none, did you mean 'temple'"):
+    with pytest.raises(UserError, match="'temples' is none .did you mean 'temple'"):
         classify(classifier, [photos], names=("temples",))
 
 

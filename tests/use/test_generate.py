@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+import oracles
 from unicl.errors import UserError
 from unicl.objective.words import Words
 from unicl.space import Parts
@@ -59,6 +60,43 @@ def test_a_beam_that_is_wide_enough_finds_the_best_of_all_texts(decoder, places,
         best = max(ranked, key=ranked.get)
         assert each.tokens == best
         assert each.score == pytest.approx(scores[best], rel=1e-9)
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_beams_and_the_rule_against_a_repeated_token_are_those_of_a_plain_loop(decoder, places, beams, repeats):
+    found = beam_search(decoder, places, words=WORDS, beams=beams, most=MOST, repeats=repeats)
+    for k, each in enumerate(found):
+        tokens, score = oracles.likeliest_text(
+            lambda text, own=places.select([k]): next_log_p(decoder, own, text),
+            beams=beams,
+            most=MOST,
+            start=START,
+            end=END,
+            never={PAD, START, MASK},
+            repeats=repeats,
+        )
+        assert each.tokens == tokens
+        assert each.score == pytest.approx(score, rel=1e-9)
+    again = any(one == other for each in found for one, other in itertools.pairwise(each.tokens))
+    assert again == repeats
+
+
+def next_log_p(decoder, places, text):
+    """Nothing is kept from step to step."""
+    tokens = torch.tensor([text])
+    return decoder(tokens, torch.ones_like(tokens, dtype=torch.bool), places)[0, -1].log_softmax(-1).tolist()
+
+
+def test_a_nucleus_too_draws_no_token_right_behind_itself(decoder, places):
+    many, draws = places.select([k % 6 for k in range(120)]), draws_for([str(k) for k in range(120)], seed=0, most=MOST)
+    free, bound = (
+        [each.tokens for each in nucleus(decoder, many, words=WORDS, draws=draws, share=0.9, repeats=repeats)]
+        for repeats in (True, False)
+    )
+    assert any(one == other for text in free for one, other in itertools.pairwise(text))
+    assert not any(one == other for text in bound for one, other in itertools.pairwise(text))
+    assert {len(text) for text in bound} == {1, 2, 3, 4}
 
 
 def greedy(decoder, places):

@@ -12,7 +12,7 @@ from unicl.data.reports.vocabulary import vocabulary
 from unicl.data.sources import load
 from unicl.errors import UserError
 from unicl.space import Finding
-from unicl.use.label import CELLS, Settings, evidence_path, label, rows_of, show
+from unicl.use.label import CELLS, SPEAKING, Settings, evidence_path, label, rows_of, show
 
 REPORTS = {
     "1.txt": "INDICATION: Pneumonia?\nFINDINGS: The heart is enlarged. No effusion.\nIMPRESSION: Possible edema.",
@@ -88,6 +88,15 @@ def test_a_row_a_sentence_has_the_words_at_their_place_in_it(folder, tmp_path, c
     assert rows[2]["text"][int(evidence[2]["start"]) : int(evidence[2]["end"])] == "edema"
 
 
+def test_short_sentences_get_no_row_if_asked(folder, tmp_path, chexpert):
+    settings = Settings(vocabulary=chexpert.vocabulary, by="sentence", least_words=3)
+    label(str(folder), tmp_path / "f.csv", settings=settings)
+    assert [row["id"] for row in table(tmp_path / "f.csv")] == ["1.txt#1", "2.txt#1", "4.xml#1"]
+    whole = Settings(vocabulary=chexpert.vocabulary, least_words=3)
+    with pytest.raises(UserError, match="each row is a report; add --by sentence"):
+        label(str(folder), tmp_path / "g.csv", settings=whole)
+
+
 def test_the_table_is_read_back_as_texts_with_findings(folder, tmp_path, chexpert):
     out = tmp_path / "f.csv"
     label(str(folder), out, settings=chexpert)
@@ -132,7 +141,7 @@ def test_nothing_is_written_if_something_goes_wrong(folder, tmp_path, chexpert):
 def test_a_section_that_no_report_has_is_a_mistake(folder, tmp_path, chexpert):
     settings = Settings(vocabulary=chexpert.vocabulary, sections=("impresion",))
     with pytest.raises(
-        UserError, match="no report has a section called impresion .there are: .*did you mean 'impression'"
+        UserError, match="no report has a section called impresion .did you mean 'impression'.*there are: "
     ):
         label(str(folder), tmp_path / "f.csv", settings=settings)
     (folder / "6.txt").write_text("NOTE: No edema.")
@@ -151,6 +160,9 @@ def test_the_table_that_is_read_is_not_written_over(tmp_path, chexpert):
     with pytest.raises(UserError, match="is the table that is read"):
         label(f"{path}?text=text", path, settings=chexpert)
     assert path.read_text() == "id,text\n1,No edema.\n"
+    path.rename(tmp_path / "g.evidence.csv")
+    with pytest.raises(UserError, match="is the table that is read"):
+        label(f"{tmp_path / 'g.evidence.csv'}?text=text", tmp_path / "g.csv", settings=chexpert)
 
 
 def test_the_summary_shows_every_finding(folder, tmp_path, chexpert):
@@ -158,6 +170,40 @@ def test_the_summary_shows_every_finding(folder, tmp_path, chexpert):
     with console.capture() as said:
         show(label(str(folder), tmp_path / "f.csv", settings=chexpert), console)
     assert all(name in said.get() for name in chexpert.vocabulary.names)
+
+
+def test_reports_that_say_no_word_of_the_vocabulary_are_told_of(tmp_path, chexpert):
+    (tmp_path / "de").mkdir()
+    for number in range(SPEAKING):
+        (tmp_path / "de" / f"{number}.txt").write_text("Kein Pleuraerguss.")
+    with pytest.raises(UserError, match="none of the 20 reports says a word of the vocabulary 'chexpert'"):
+        label(str(tmp_path / "de"), tmp_path / "f.csv", settings=chexpert)
+    (tmp_path / "de" / "0.txt").write_text("No effusion.")
+    notes = label(str(tmp_path / "de"), tmp_path / "f.csv", settings=chexpert).notes()
+    assert notes == ("19 of 20 reports say no word of the vocabulary: is it of their language and their subject?",)
+
+
+def test_the_first_that_cannot_be_read_is_named_with_its_reason(tmp_path, chexpert):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "1.txt").write_bytes("Épanchement.".encode("latin-1"))
+    with pytest.raises(UserError, match=r"The first that cannot be read: 1.txt is not UTF-8.*add \?encoding=NAME"):
+        label(str(tmp_path / "r"), tmp_path / "f.csv", settings=chexpert)
+    (tmp_path / "r" / "2.txt").write_text("No edema.")
+    (note,) = label(str(tmp_path / "r"), tmp_path / "f.csv", settings=chexpert).notes()
+    assert note.startswith("reports that cannot be read: 1 (the first: 1.txt is not UTF-8")
+
+
+def test_rows_without_a_text_are_noted(tmp_path, chexpert):
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "t.csv").write_text("image,report\n1.png,No edema.\n,\n")
+    summary = label(str(tmp_path / "t.csv"), tmp_path / "f.csv", settings=chexpert)
+    assert any("empty rows left out" in note for note in summary.notes())
+
+
+def test_numbers_below_0_are_refused(folder, tmp_path, chexpert):
+    for numbers in ({"workers": -1}, {"max_bad": -1}):
+        with pytest.raises(UserError, match="neither can be below 0"):
+            label(str(folder), tmp_path / "f.csv", settings=chexpert, **numbers)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_a_picture_that_is_not_there_is_told(photos, monkeypatch):
     monkeypatch.chdir(photos)
     with pytest.raises(UserError, match=r"'temple/9.jpg' is not there"):
         Query.parse("temple/9.jpg + red")
-    with pytest.raises(UserError, match="not there, did you mean '0.jpg'"):
+    with pytest.raises(UserError, match="not there .did you mean '0.jpg'"):
         Query.parse("temple/0.jpeg")
 
 

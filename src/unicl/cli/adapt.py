@@ -1,5 +1,7 @@
 """The verb that goes on with a model on one's own classes: finetune."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,12 +98,6 @@ def finetune(
     )
     points = tuple(wise or (0.5,))
     shares_of(points)
-    if resume:
-        if model or data:
-            raise UserError("--resume goes on with the model and the data of the run; leave both out")
-        return fine_tune(resumed(out, dials=dials, more=set_ or ()), out, start=None, wise=points, device=device).code
-    needs(model, "unicl finetune runs/a --data train/ --out runs/ft")
-    needs(data, "unicl finetune runs/a --data train/ --out runs/ft")
     asked = Asked(
         model=model,
         data=tuple(data or ()),
@@ -114,5 +110,20 @@ def finetune(
         class_names=class_names,
         max_bad=max_bad,
     )
+    if resume:
+        usual = Asked(model="", data=(), max_bad=max_bad)
+        if given := _beyond(asdict(asked), asdict(usual)):
+            raise UserError(f"--resume goes on with what the run began with; leave out {given}")
+        job = resumed(out, dials=dials, more=set_ or ())
+        job = replace(job, max_bad=max(max_bad, job.max_bad))
+        return fine_tune(job, out, start=None, wise=points, device=device).code
+    needs(model, "unicl finetune runs/a --data train/ --out runs/ft")
+    needs(data, "unicl finetune runs/a --data train/ --out runs/ft")
     job, start = begin(asked, out, dials=dials, more=set_ or ())
     return fine_tune(job, out, start=start, wise=points, device=device).code
+
+
+def _beyond(asked: Mapping[str, object], usual: Mapping[str, object]) -> str:
+    """The flags that say something else than they do when they are left out; "" if none does."""
+    changed = [name for name, value in asked.items() if value != usual[name]]
+    return ", ".join(name if name == "model" else f"--{name.replace('_', '-')}" for name in changed)

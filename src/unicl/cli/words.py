@@ -15,6 +15,7 @@ def label(
     vocabulary: str = "chexpert",
     findings: str | None = None,
     by: Literal["report", "sentence"] = "report",
+    least_words: int = 1,
     sections: str = "findings,impression",
     workers: int = 0,
     max_bad: int = 100,
@@ -38,6 +39,8 @@ def label(
         Only these of the vocabulary, with commas between.
     by
         One row a report, or one a sentence.
+    least_words
+        With --by sentence, leave out sentences of fewer words; MedCLIP's code: 5.
     sections
         The sections that are read; a report that has none of them is read whole, but for what was asked and done.
     workers
@@ -53,7 +56,7 @@ def label(
     words = load(vocabulary)
     words = words if findings is None else words.only(findings.split(","))
     asked = tuple(section_name(name) for name in sections.split(",") if name.strip())
-    settings = Settings(vocabulary=words, by=by, sections=asked)
+    settings = Settings(vocabulary=words, by=by, least_words=least_words, sections=asked)
     summary = run(data, out, settings=settings, workers=workers, max_bad=max_bad, progress=True)
     show(summary, Console())
     say = Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print

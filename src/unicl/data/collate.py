@@ -20,6 +20,7 @@ KeyMode = Literal["sample", "label", "text", "typed"]
 Entry = tuple[int, TextType, float]
 Say = Callable[[str, int], str]
 _POSITIVE = 2**64 - 1
+_SECOND: Entry = (text_key("the second view of the texts"), TextType.VIEW, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class Drawn:
     """A sample as one step sees it: its pixels (or features), the caption that was drawn, and what was mixed into it.
 
     ``partner`` is the sample that MixUp or CutMix mixed in, ``share`` the part of the image that is still its own.
+    ``other`` is the caption as the second view of the texts has it.
     """
 
     sample: Sample
@@ -90,6 +92,7 @@ class Drawn:
     caption: str | None
     image: Tensor | None
     view: Tensor | None = None
+    other: str | None = None
     partner: "Drawn | None" = None
     share: float = 1.0
 
@@ -107,7 +110,8 @@ class Collator:
     A sample shows at most one caption and, if ``says_classes``, one text of each of its classes. All samples of a class
     show the same text in a step (drawn by the class and ``rng_key``, hence equal on every rank).
     A caption has the findings that ``labelled`` knows for its text, by key, or else those of its sample. A text without
-    an image of its own that has findings belongs to images by these alone.
+    an image of its own that has findings belongs to images by these alone. With two ``views``, all rows of texts stand
+    there twice: those of the second view are marked, and its captions are in other words.
     """
 
     mode: KeyMode
@@ -118,6 +122,7 @@ class Collator:
     captions: bool = False
     hide: Hide | None = None
     says_classes: bool = True
+    views: int = 1
 
     def __call__(self, drawn: Sequence[Drawn], *, rng_key: Sequence[int], out: Tensor | None = None) -> Batch:
         """The batch of these samples; with ``out``, ``(views, rows, ...)``, its images are written and lie there.
@@ -126,7 +131,7 @@ class Collator:
         """
         say = cache(lambda label, key: self.texts.draw(label, rng=np.random.default_rng([*rng_key, key & _POSITIVE])))
         images = [d for d in drawn if d.image is not None]
-        shown = [self._text_rows(d, say) if self.tokenizer is not None else [] for d in drawn]
+        shown = [self._views(d, self._text_rows(d, say)) if self.tokenizer is not None else [] for d in drawn]
         rows: dict[_Text, int] = {}
         for row in (row for each in shown for row in each):
             rows[row] = rows.get(row, 0) + 1
@@ -177,6 +182,12 @@ class Collator:
         # One key a row: a text stands for its whole sample, what was mixed into it included (A = M Mᵀ).
         entries = tuple(entry for entry in self._image_entries(drawn, say) if entry[1] is not TextType.FINDING)
         return [_Text(text, (*entries, *findings)) for (text, _), findings in zip(shown, said, strict=True)]
+
+    def _views(self, drawn: Drawn, rows: list[_Text]) -> list[_Text]:
+        if self.views == 1:
+            return rows
+        other = rows if drawn.other is None else [_Text(drawn.other, rows[0].keys), *rows[1:]]
+        return rows + [_Text(row.text, (*row.keys, _SECOND)) for row in other]
 
     def _caption_findings(self, drawn: Drawn) -> tuple[Entry, ...]:
         assert drawn.caption is not None

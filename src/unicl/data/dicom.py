@@ -85,10 +85,25 @@ def _stored(header: Any) -> Any:
         syntax = header.file_meta.TransferSyntaxUID
         if not syntax.is_compressed:
             raise
-        raise BadImage(
-            f"DICOM compressed as {syntax.name}, which pydicom cannot unpack here ({_reason(error)}); install "
-            "pylibjpeg with pylibjpeg-libjpeg and pylibjpeg-openjpeg"
-        ) from error
+        raise BadImage(_packed(syntax)) from error
+
+
+def _packed(syntax: Any) -> str:
+    """Why pixels that are compressed in this way cannot be had."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        return f"DICOM compressed as {syntax.name}, which pydicom cannot unpack; save it in another way"
+    if decoder.is_available:
+        return f"broken DICOM: its pixels, compressed as {syntax.name}, cannot be unpacked"
+    # "pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-openjpeg>=2.0"
+    others = " or ".join(known.partition(" - requires ")[2] for known in decoder.missing_dependencies)
+    return (
+        f"DICOM compressed as {syntax.name}, which nothing installed here unpacks: run pip install 'unicl[dicom]', and "
+        f"if that is not enough, install {others}"
+    )
 
 
 def _shown(stored: Any, header: Any) -> NDArray[np.uint8]:

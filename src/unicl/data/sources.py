@@ -21,10 +21,11 @@ from unicl.data.formats.folders import SPLITS, class_samples, has_classes, has_i
 from unicl.data.formats.mimic_cxr import is_mimic_cxr, mimic_samples
 from unicl.data.formats.numbered import is_numbered, numbered_samples
 from unicl.data.formats.parquet import parquet_samples, saved_samples
+from unicl.data.formats.prompted import prompt_samples
 from unicl.data.formats.rows import Reading
 from unicl.data.formats.tables import csv_samples, jsonl_samples
 from unicl.data.formats.voc import is_voc, voc_samples
-from unicl.data.spec import Spec, parse
+from unicl.data.spec import PROMPTS, Spec, parse
 from unicl.data.tars.remote import fetch_all, local_paths
 from unicl.data.tars.streamed import shelf
 from unicl.errors import BadImage, UserError, suggest
@@ -45,6 +46,7 @@ FORMATS: Mapping[str, Callable[[Reading], Iterator[Sample]]] = MappingProxyType(
         "chexpert": chexpert_samples,
         "mimic-cxr": mimic_samples,
         "voc": voc_samples,
+        PROMPTS: prompt_samples,
     }
 )
 
@@ -190,9 +192,9 @@ def _resolved(spec: Spec) -> tuple[str, Spec]:
         return "tar", replace(spec, paths=local_paths(spec.remote, name=spec.name, top=shelf().folder))
     if spec.remote:
         return "tar", replace(spec, paths=fetch_all(spec.remote, name=spec.name))
-    first = spec.paths[0]
     if spec.format is not None:
         return _asked(spec.format), spec
+    first = spec.paths[0]
     if holds_pair(first, text_alone=spec.image == ""):
         return "chinese-clip", spec
     if is_numbered(first):

@@ -12,11 +12,13 @@ from unicl.data.elevater import own_names
 from unicl.errors import UserError, suggest
 
 FIELDS = (
-    *("image", "text", "label", "findings", "study", "where", "only", "seed", "weight", "namespace", "encoding"),
-    *("names", "root", "format", "stream"),
+    *("image", "text", "label", "findings", "study", "patient", "where", "only", "seed", "weight", "namespace"),
+    *("encoding", "names", "root", "format", "stream"),
 )
 ENCODINGS = ("utf-8", "gb18030", "gbk", "big5", "shift_jis", "euc_kr", "latin-1", "cp1252", "utf-16")
 REMOTE = ("https://", "http://", "pipe:")
+PROMPTS = "prompts"
+"""The format of sets of prompts, whose place is a set's name or a file."""
 MAX_FILES = 100_000
 
 
@@ -24,9 +26,9 @@ MAX_FILES = 100_000
 class Spec:
     """One source as typed: its files and the fields of its query.
 
-    ``image``, ``text``, ``label`` name columns: None is a guess, "" is none. ``findings`` names columns with commas
-    between; "*" is every column that holds nothing else. ``encoding`` "" is UTF-8 or what the
-    file's byte order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed. ``remote`` are
+    ``image``, ``text``, ``label``, ``patient`` name columns: None is a guess, "" is none. ``findings`` names columns
+    with commas between; "*" is every column that holds nothing else. ``encoding`` "" is UTF-8 or what the file's byte
+    order mark says. ``paths`` are absolute and exist; ``path`` is the one that was typed. ``remote`` are
     addresses of tars that are to be fetched, which then become the paths; with ``stream`` not all of them are kept,
     and the samples are shuffled by tars and over ``reach`` samples, 0 being a number that suits the tars. ``where`` are
     columns of a table and the value that a row must have in each to be read. ``study`` names a column whose equal
@@ -41,6 +43,7 @@ class Spec:
     label: str | None = None
     findings: str | None = None
     study: str | None = None
+    patient: str | None = None
     only: str | None = None
     seed: int = 0
     where: tuple[tuple[str, str], ...] = ()
@@ -62,7 +65,7 @@ class Spec:
     @property
     def folder(self) -> Path:
         """The folder that the source is or lies in."""
-        return _folder(self.paths)
+        return _folder(self.paths) if self.paths else Path.cwd()
 
     def files(self, *suffixes: str) -> dict[str, Path]:
         """The files of the source by their path from its folder; a folder gives those with one of the suffixes."""
@@ -81,7 +84,9 @@ def parse(typed: str) -> Spec:
     place, query = _split_remote(typed) if is_remote else _split(typed)
     fields = _fields(query, typed=typed)
     path = Path(place).expanduser()
-    paths = () if is_remote else tuple(file.absolute() for file in _expand(place))
+    # Sets of prompts have names, and need not be files.
+    nowhere = is_remote or (fields.get("format") == PROMPTS and not exists(path))
+    paths = () if nowhere else tuple(file.absolute() for file in _expand(place))
     folder = _folder(paths) if paths else Path.cwd()
     stream, reach = _stream(fields.get("stream", "false"), is_remote=is_remote)
     return Spec(
@@ -94,6 +99,7 @@ def parse(typed: str) -> Spec:
         label=fields.get("label"),
         findings=fields.get("findings"),
         study=fields.get("study"),
+        patient=fields.get("patient"),
         only=fields.get("only"),
         seed=_seed(fields.get("seed"), draws="only" in fields),
         where=_where(fields.get("where")),
@@ -147,9 +153,7 @@ def _fields(query: str, *, typed: str) -> dict[str, str]:
         field, equals, value = part.partition("=")
         if field not in FIELDS:
             known = ", ".join(FIELDS)
-            raise UserError(
-                f"{typed!r} has the unknown field {field!r}{suggest(field, FIELDS) or ';'} known fields: {known}"
-            )
+            raise UserError(f"{typed!r} has the unknown field {field!r}{suggest(field, FIELDS)}; known fields: {known}")
         if not equals:
             raise UserError(f"{typed!r}: the field {field!r} has no value; write {field}=VALUE")
         if field in found:

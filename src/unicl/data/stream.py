@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from unicl.data.mixture import Balance, Mixture, pools_of
 from unicl.data.quarantine import Quarantine
 from unicl.data.sources import Source
 from unicl.data.tars.streamed import expect
-from unicl.data.text import Tokenizer, mirror, sentences
+from unicl.data.text import Tokenizer, changed, mirror, sentences_of
 from unicl.data.words.masking import Hidden
 from unicl.errors import BadImage, UserError
 from unicl.space import Batch, Findings, Sample
@@ -37,6 +37,9 @@ class StreamSettings:
     * ``batch`` is the global size; ``augment`` None means evaluation's plain resize.
     * ``balance``: labelled and other samples are drawn equally often (`pools_of`), or the samples of each finding.
     * ``sentences``: a text shown is one sentence of a sample's texts, each as likely (ConVIRT, section 2.3).
+      ``least_words`` leaves out shorter ones, unless a sample has no others (MedCLIP's code: 5).
+    * ``text_views``: 2 shows every text a second time, a caption with two words exchanged or some left out
+      (`unicl.data.text.changed`), and the loss of a contrast is the mean over both views (MedCLIP's code).
     * ``findings``: what findings count; ``captions``: whether the batch says which text is an image's own.
     * ``class_texts``: whether classes are shown as texts too, which nothing but a contrast reads.
     * ``hidden``: which words of captions are shown as a mask, to be found again (ICMLM); None hides none.
@@ -54,6 +57,8 @@ class StreamSettings:
     prompts: str = "auto"
     balance: Balance = False
     sentences: bool = False
+    least_words: int = 1
+    text_views: Literal[1, 2] = 1
     findings: FindingValues = FindingValues()
     captions: bool = False
     class_texts: bool = True
@@ -124,6 +129,7 @@ class Stream:
             captions=settings.captions,
             hide=hide,
             says_classes=settings.class_texts,
+            views=settings.text_views,
         )
         self.quarantine, self.place, self.features = quarantine, place, features
         if settings.batch < place.ranks:
@@ -194,12 +200,13 @@ class Stream:
         if sample.others:
             sample = replace(sample, image=sample.images[rng.integers(len(sample.images))])
         if self.settings.sentences:
-            sample = replace(sample, captions=tuple(s for text in sample.captions for s in sentences(text)))
+            sample = replace(sample, captions=sentences_of(sample.captions, least=self.settings.least_words))
         mirrored = bool(self.settings.mirror) and sample.image is not None and rng.random() < self.settings.mirror
         if mirrored:
             sample = replace(sample, captions=tuple(mirror(text) for text in sample.captions))
         caption = sample.captions[rng.integers(len(sample.captions))] if sample.captions else None
-        make = partial(Drawn, sample=sample, source=self._source(index), caption=caption)
+        other = changed(caption, rng=rng) if caption is not None and self.settings.text_views > 1 else None
+        make = partial(Drawn, sample=sample, source=self._source(index), caption=caption, other=other)
         if sample.image is None:
             return make(image=None)
         try:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
 import regex
 import tokenizers
 import torch
@@ -18,19 +19,21 @@ from torch import Tensor
 from unicl.data import tokens as published
 from unicl.data.clean import Cleaning, clean, prepare
 from unicl.data.pieces import Pieces
-from unicl.data.reports.sentences import places
+from unicl.data.reports.sentences import count_words, places
 from unicl.errors import UserError, suggest
 
 __all__ = [
     "NAMES",
     "Cleaning",
     "Tokenizer",
+    "changed",
     "clean",
     "languages",
     "load_tokenizer",
     "mirror",
     "padded_with_end",
     "sentences",
+    "sentences_of",
     "train_tokenizer",
     "without_end",
 ]
@@ -43,6 +46,7 @@ _OTHER: Final = {
     "左": "右",
     "右": "左",
 }
+_DELETED: Final = 0.1
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
 _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _SETTINGS: Final = "tokenizer_settings.json"
@@ -63,6 +67,30 @@ _SCRIPTS: Final = (
 def sentences(text: str) -> tuple[str, ...]:
     """The sentences of a report, by full stops and lines; numbers of lists stay out, a text without an end is one."""
     return tuple(text[start:end] for start, end in places(text)) or (text,)
+
+
+def sentences_of(texts: Iterable[str], *, least: int = 1) -> tuple[str, ...]:
+    """The sentences of a sample's texts that have ``least`` words; if none has as many, all of them."""
+    found = tuple(sentence for text in texts for sentence in sentences(text))
+    return tuple(each for each in found if count_words(each) >= least) or found
+
+
+def changed(text: str, *, rng: np.random.Generator) -> str:
+    """The text with two words exchanged or, as often, each left out with probability 0.1 (Wei and Zou 2019, EDA).
+
+    Words stand between blanks, and a text of one word stays as it is. EDA's third change, to a synonym, takes WordNet,
+    and is left out.
+    """
+    words = text.split()
+    if len(words) < 2:
+        return text
+    if rng.random() < 0.5:
+        first, second = rng.choice(len(words), 2, replace=False)
+        words[first], words[second] = words[second], words[first]
+    else:
+        stay = rng.random(len(words)) >= _DELETED
+        words = [word for word, stays in zip(words, stay, strict=True) if stays] or [words[rng.integers(len(words))]]
+    return " ".join(words)
 
 
 def mirror(text: str) -> str:

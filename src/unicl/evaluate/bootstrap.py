@@ -3,7 +3,7 @@
 Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,14 @@ class Bootstrap:
             size = (min(rows, self.resamples - start), samples)
             index = torch.randint(max(samples, 1), size, generator=generator)
             yield torch.zeros(size, dtype=torch.float64).scatter_add_(1, index, torch.ones(size, dtype=torch.float64))
+
+
+def by_unit(statistic: Statistic, units: Sequence[Sequence[int]]) -> tuple[Statistic, int]:
+    """The statistic of U units that are drawn whole, each the numbers of its samples, and U."""
+    unit_N = torch.zeros(sum(map(len, units)), dtype=torch.int64)
+    for number, rows in enumerate(units):
+        unit_N[list(rows)] = number
+    return lambda weights_RU: statistic(weights_RU[:, unit_N]), len(units)
 
 
 def ratios(sums_NS: Tensor, *, counts_NS: Tensor) -> Statistic:

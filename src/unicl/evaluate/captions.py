@@ -15,6 +15,7 @@ from unicl.evaluate.report import Answer, Fact, Mistake, Result
 from unicl.evaluate.retrieval import CUTS, Pairs, Ranks, pair_captions, rank_both_ways
 from unicl.evaluate.scoring import retrieval_scores
 from unicl.model import TwoTowers
+from unicl.objective.likelihood import writer
 
 SHOWN = 3
 
@@ -22,7 +23,9 @@ SHOWN = 3
 def cannot_retrieve(plan: Plan) -> str | None:
     """Retrieval needs a text tower and captions of at least two images or two texts."""
     if not plan.model.settings.reads_texts:
-        return f"the model was trained with {plan.model.settings.recipe!r} and has no text tower"
+        writes = writer(plan.model.objective.terms.values()) is not None
+        instead = " (what it writes is compared with captions by unicl caption MODEL --data DATA)" if writes else ""
+        return f"the model was trained with {plan.model.settings.recipe!r} and has no text tower{instead}"
     captioned = [sample.captions for sample in plan.samples if sample.captions]
     if not captioned:
         return "the data has no captions"

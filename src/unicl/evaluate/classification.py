@@ -15,6 +15,7 @@ from unicl.evaluate.job import Job, Options, Plan
 from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.report import Fact, Result
 from unicl.evaluate.scoring import class_mistakes, class_scores, confusions
+from unicl.evaluate.split import patients_of
 from unicl.evaluate.zeroshot import Outcomes, Truth, classify, zero_shot
 from unicl.model import Ensemble, TwoTowers
 from unicl.objective.terms import Classify
@@ -158,7 +159,14 @@ def classified(
 ) -> Result:
     """The result of any task that gives each image a class; ``probabilities`` as in `class_mistakes`."""
     hits = {"top-1": outcomes.hits(1), f"top-{TOP}": outcomes.hits(TOP)}
-    scores, of_classes = class_scores(task, hits, truth=truth, classes=classes, bootstrap=options.bootstrap)
+    scores, of_classes = class_scores(
+        task,
+        hits,
+        truth=truth,
+        classes=classes,
+        bootstrap=options.bootstrap,
+        patients=patients_of(pictures.samples),
+    )
     mistakes = class_mistakes(
         outcomes, pictures, truth=truth, classes=classes, probabilities=probabilities, most=options.mistakes
     )

@@ -20,6 +20,7 @@ from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.probe import MAX_ITERATIONS, fit_logistic
 from unicl.evaluate.report import Fact, Result, Score
 from unicl.evaluate.scoring import measured
+from unicl.evaluate.split import patients_of, shared_patients, stratified, told
 from unicl.evaluate.zeroshot import Truth
 from unicl.objective.classify import ClassifySettings
 from unicl.space import Sample
@@ -106,20 +107,18 @@ def probe(
 ) -> tuple[Tensor, float]:
     """``(N, C)`` log-odds of findings by logistic regressions on standardised features, and their one L2 strength.
 
-    The strength is that with the best mean area on a part that is held out, drawn by ``seed``; `USUAL_STRENGTH` where
-    that part tells nothing. ``tick`` is called for each strength and for the end.
+    The strength is that with the best mean area on a part that is held out, drawn by ``seed``, patients as a whole;
+    `USUAL_STRENGTH` where that part tells nothing. ``tick`` is called for each strength and for the end.
     """
     mean, deviation = training.features.double().mean(0), training.features.double().std(0, correction=0)
     learnt, asked = ((each.double() - mean) / deviation.clamp(min=1e-6) for each in (training.features, features_NF))
     known = Known.of(training.samples, names)
-    order = torch.randperm(len(learnt), generator=torch.Generator().manual_seed(seed))
-    size = round(len(order) * HELD_OUT)
-    kept, held = order[size:].sort().values, order[:size].sort().values
+    kept, held = _drawn(training.samples, fraction=HELD_OUT, seed=seed)
     own, wanted = (Known(yes=known.yes[rows], asked=known.asked[rows]) for rows in (kept, held))
     best, strength = -1.0, USUAL_STRENGTH
     for tried in STRENGTHS:
         found = _fitted(learnt[kept], own, learnt[held], strength=tried)
-        area = float(areas(found, wanted).nanmean()) if size else -1.0
+        area = float(areas(found, wanted).nanmean()) if len(held) else -1.0
         # At equal areas the stronger one: it changes less with the sample.
         if area >= best and area >= 0:
             best, strength = area, tried
@@ -183,7 +182,7 @@ def _probed(job: Job) -> _Told:
     training, test = _divided(job)
     names = tuple(name for name in decided(test.samples) if name in decided(training.samples))
     left = [name for name in decided(job.pictures.samples) if name not in names]
-    facts: dict[str, Fact] = {"images that probes are measured on": len(test.samples)}
+    facts: dict[str, Fact] = {"split": told(training.samples, test.samples)}
     seen, fits = [], len(FRACTIONS) * (len(STRENGTHS) + 1)
     with bar("findings: linear probes", total=fits, shown=job.options.progress) as advance:
         for fraction in FRACTIONS if names else ():
@@ -195,8 +194,13 @@ def _probed(job: Job) -> _Told:
             of_labels = f"probe, {percent} of labels"
             key, each = f"probe{100 * fraction:g}", fraction == 1
             seen.append(_Seen(key=key, title=of_labels, scores=scores_NC, names=names, samples=test.samples, each=each))
-    said = f"not probed, since the images to learn from or to measure on all have them, or none has: {', '.join(left)}"
-    return _Told(seen=tuple(seen), facts=facts, notes=(said,) if left else ())
+    said = (
+        f"not probed, since the images to learn from or to measure on all have them, or none has: {', '.join(left)}"
+        if test.samples
+        else "not probed, since all images are of one patient; give others to learn from with --train-data"
+    )
+    notes = shared_patients(training.samples, test.samples)
+    return _Told(seen=tuple(seen), facts=facts, notes=(*notes, said) if left else notes)
 
 
 def _class_scores(job: Job, names: Sequence[str], prompts: Prompts) -> Tensor:
@@ -223,19 +227,27 @@ def _has_prompts(prompts: Prompts, name: str) -> bool:
 
 
 def _divided(job: Job) -> tuple[Pictures, Pictures]:
-    """Images to learn from and to measure on: the training data and the data, or two parts of it, drawn by the seed."""
+    """Images to learn from and to measure on: the training data and the data, or two parts of it, drawn by the seed.
+
+    No patient is in both parts. Of a single patient, none is left to measure on.
+    """
     known = [row for row, sample in enumerate(job.pictures.samples) if sample.findings]
     own = job.pictures.take(torch.tensor(known))
     if job.training is not None:
         return job.training.take(torch.tensor([k for k, s in enumerate(job.training.samples) if s.findings])), own
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(job.options.seed))
-    size = min(max(round(len(known) * job.options.test_fraction), 1), len(known) - 1)
-    return own.take(order[size:].sort().values), own.take(order[:size].sort().values)
+    learnt, measured_on = _drawn(own.samples, fraction=job.options.test_fraction, seed=job.options.seed)
+    return own.take(learnt), own.take(measured_on)
+
+
+def _drawn(samples: Sequence[Sample], *, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return stratified([0] * len(samples), fraction=fraction, generator=generator, patients=patients_of(samples))
 
 
 def _scores(seen: _Seen, bootstrap: Bootstrap) -> list[Score]:
     known = Known.of(seen.samples, seen.names)
-    numbers = measured(area_statistic(seen.scores, known), samples=len(seen.samples), bootstrap=bootstrap)
+    statistic, patients = area_statistic(seen.scores, known), patients_of(seen.samples)
+    numbers = measured(statistic, samples=len(seen.samples), bootstrap=bootstrap, patients=patients)
     sizes = [int(known.asked.any(1).sum()), *known.asked.sum(0).tolist()]
     labels = [("mean", "mean"), *((name, name) for name in seen.names)] if seen.each else [("mean", "mean")]
     return [

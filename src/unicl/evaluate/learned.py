@@ -16,7 +16,7 @@ from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.probe import MAX_ITERATIONS, Probe, first_classes, train_probe
 from unicl.evaluate.report import Fact, Result, Score
 from unicl.evaluate.scoring import class_scores
-from unicl.evaluate.split import stratified
+from unicl.evaluate.split import divisible, patients_of, shared_patients, stratified, told
 from unicl.evaluate.zeroshot import Truth, zero_shot
 
 NEIGHBOURS = (1, 5, 20)
@@ -46,9 +46,12 @@ def cannot_learn(plan: Plan) -> str | None:
         return f"there is only one class, {min(labels)!r}"
     if plan.training is not None:
         return None
-    first = first_classes(Classes.of(plan.samples, names=plan.options.names).truth(plan.samples)[1])
-    every_one_alone = len(set(first)) == len(first)
-    return "no class has a second image to measure on; give training data of its own" if every_one_alone else None
+    index, truth = Classes.of(plan.samples, names=plan.options.names).truth(plan.samples)
+    patients = patients_of([plan.samples[row] for row in index.tolist()])
+    if divisible(first_classes(truth), patients=patients):
+        return None
+    second = "images of a second patient" if any(patients) else "a second image"
+    return f"no class has {second} to measure on; give training data of its own"
 
 
 def run_probe(job: Job) -> Result:
@@ -60,6 +63,7 @@ def run_probe(job: Job) -> Result:
             parts.training_truth,
             classes=len(parts.classes),
             generator=torch.Generator().manual_seed(job.options.seed),
+            patients=patients_of(parts.training.samples),
             tick=lambda: advance(1),
         )
     scores_NC = probe.fit.scores(parts.test.features)
@@ -108,7 +112,8 @@ def divide(job: Job) -> Division:
             + (f", nor are {len(strange) - 1} others" if len(strange) > 1 else "")
             + "; add images of it to the training data, or leave it out of the test data"
         )
-    return _division(job, classes, training=job.training, test=job.pictures, notes=_shared(job.training, job.pictures))
+    notes = _shared(job.training, job.pictures) + shared_patients(job.training.samples, job.pictures.samples)
+    return _division(job, classes, training=job.training, test=job.pictures, notes=notes)
 
 
 def _divided(job: Job) -> Division:
@@ -116,9 +121,11 @@ def _divided(job: Job) -> Division:
     index, truth = classes.truth(job.pictures.samples)
     generator = torch.Generator().manual_seed(job.options.seed)
     first = first_classes(truth)
-    train, test = stratified(first, fraction=job.options.test_fraction, generator=generator)
-    alone = sum(count == 1 for count in torch.bincount(torch.tensor(first)).tolist())
-    note = f"classes with a single image, which is learned and not measured: {alone}"
+    patients = patients_of([job.pictures.samples[row] for row in index.tolist()])
+    train, test = stratified(first, fraction=job.options.test_fraction, generator=generator, patients=patients)
+    alone = len(set(first) - {first[row] for row in test.tolist()})
+    single = "images of too few patients, which are" if any(patients) else "a single image, which is"
+    note = f"classes with {single} learned and not measured: {alone}"
     return _division(
         job,
         classes,
@@ -131,13 +138,15 @@ def _divided(job: Job) -> Division:
 def _division(job: Job, classes: Classes, *, training: Pictures, test: Pictures, notes: tuple[str, ...]) -> Division:
     learnt, training_truth = classes.truth(training.samples)
     measured, test_truth = classes.truth(test.samples)
+    own = training.take(learnt), test.take(measured)
+    facts: dict[str, Fact] = {"training images": len(learnt), "split": told(own[0].samples, own[1].samples)}
     return Division(
         classes=classes,
-        training=training.take(learnt),
+        training=own[0],
         training_truth=training_truth,
-        test=test.take(measured),
+        test=own[1],
         test_truth=test_truth,
-        facts={"training images": len(learnt)} | unlabelled(job.pictures, classes.truth(job.pictures.samples)[0]),
+        facts=facts | unlabelled(job.pictures, classes.truth(job.pictures.samples)[0]),
         notes=notes,
     )
 
@@ -163,6 +172,7 @@ def _neighbour_scores(name: str, test: Tensor, bank: Tensor, parts: Division, jo
             truth=parts.test_truth,
             classes=parts.classes,
             bootstrap=job.options.bootstrap,
+            patients=patients_of(parts.test.samples),
             title=f"{name}, k={k}: ",
         )
         scores += of_k

@@ -1,7 +1,7 @@
 """Linear probe by CLIP's protocol (appendix A.3): logistic regression on the features before the head."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,15 +53,17 @@ def train_probe(
     *,
     classes: int,
     generator: torch.Generator,
+    patients: Sequence[str] = (),
     held_out: float = 0.2,
     max_iterations: int = MAX_ITERATIONS,
     tick: Callable[[], None] = lambda: None,
 ) -> Probe:
     """Search the L2 strength on a stratified held-out part, then fit training and held-out samples together.
 
+    With ``patients``, one a sample, the held-out part is of others than the rest (`unicl.evaluate.split.stratified`).
     ``tick`` is called after each fit. A sample with several classes is learned once with each.
     """
-    train, test = stratified(first_classes(truth), fraction=held_out, generator=generator)
+    train, test = stratified(first_classes(truth), fraction=held_out, generator=generator, patients=patients)
     fits: dict[int, tuple[float, bool]] = {}
 
     def held_out_score(step: int) -> tuple[float, float]:

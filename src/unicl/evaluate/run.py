@@ -145,7 +145,7 @@ def _possible(
     possible = tuple(task for task, reason in reasons.items() if reason is None)
     if not possible and must:
         said = "; ".join(f"{task.name}: {reason}" for task, reason in reasons.items())
-        raise UserError(f"nothing can be evaluated on this data ({said}); give data with labels or captions")
+        raise UserError(f"nothing can be evaluated on this data ({said}); tasks take labels, captions or findings")
     # What nobody asked for is not missed.
     notes = tuple(f"{task.name} was left out: {reason}" for task, reason in reasons.items() if reason and asked)
     return possible, notes

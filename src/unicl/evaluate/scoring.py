@@ -1,11 +1,12 @@
 """Outcomes of queries to numbers with intervals, shared by the tasks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from unicl.evaluate.bootstrap import Bootstrap, Statistic, grouped_means, means, medians, ratios, together
+from unicl.data.subset import together as units_of
+from unicl.evaluate.bootstrap import Bootstrap, Statistic, by_unit, grouped_means, means, medians, ratios, together
 from unicl.evaluate.classes import Classes
 from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.report import Answer, ClassScore, Confused, Mistake, Score, Unit
@@ -15,8 +16,14 @@ from unicl.evaluate.zeroshot import Outcomes, Truth, confusion
 Numbers = list[tuple[float, float, float]]
 
 
-def measured(statistic: Statistic, *, samples: int, bootstrap: Bootstrap) -> Numbers:
-    """Each number of a statistic on the samples as they are, with both ends of its interval."""
+def measured(statistic: Statistic, *, samples: int, bootstrap: Bootstrap, patients: Sequence[str] = ()) -> Numbers:
+    """Each number of a statistic on the samples as they are, with both ends of its interval.
+
+    With ``patients``, one a sample and "" for nobody known, patients are drawn again, so that the images of one are not
+    taken for independent.
+    """
+    if any(patients):
+        statistic, samples = by_unit(statistic, units_of(patients))
     values = statistic(torch.ones(1, samples, dtype=torch.float64))[0]
     low, high = bootstrap.bounds(statistic, samples=samples)
     return list(zip(values.tolist(), low.tolist(), high.tolist(), strict=True))
@@ -29,6 +36,7 @@ def class_scores(
     truth: Truth,
     classes: Classes,
     bootstrap: Bootstrap,
+    patients: Sequence[str] = (),
     title: str = "",
 ) -> tuple[tuple[Score, ...], tuple[ClassScore, ...]]:
     """Accuracies by name of the outcomes ``hits (N,)``, the mean per class and each class of the first of them.
@@ -38,7 +46,7 @@ def class_scores(
     first = next(iter(hits.values()))
     of_class = grouped_means(first[truth.rows], samples_E=truth.rows, groups_E=truth.classes, groups=len(classes))
     statistic = together(means(torch.stack(list(hits.values()), 1)), of_class)
-    numbers = measured(statistic, samples=truth.size, bootstrap=bootstrap)
+    numbers = measured(statistic, samples=truth.size, bootstrap=bootstrap, patients=patients)
     names = (*hits, "mean per class")
     scores = [
         _score(f"{task}/{_key(name)}", title + name, number, n=truth.size)

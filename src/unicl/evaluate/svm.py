@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unicl.data.subset import together
+from unicl.errors import UserError
 from unicl.evaluate.bar import bar
 from unicl.evaluate.bootstrap import Statistic
 from unicl.evaluate.job import Job, Plan
@@ -17,7 +20,7 @@ from unicl.evaluate.learned import cannot_learn, divide
 from unicl.evaluate.pictures import Pictures
 from unicl.evaluate.report import Fact, Result, Score
 from unicl.evaluate.scoring import measured
-from unicl.evaluate.split import stratified
+from unicl.evaluate.split import divisible, patients_of, shared_patients, stratified, told
 from unicl.space import Sample
 
 COSTS: Final = (0.01, 0.1, 1.0, 10.0)
@@ -43,7 +46,14 @@ def cannot_separate(plan: Plan) -> str | None:
         return cannot_learn(plan)
     if plan.training is not None and not _told(plan.training):
         return "the training data has no findings"
-    return None if _both(plan.samples) else "there is no finding that some of the images have and others do not"
+    if not _both(plan.samples):
+        return "there is no finding that some of the images have and others do not"
+    told_of = [sample for sample in plan.samples if sample.findings]
+    if plan.training is None and not divisible([0] * len(told_of), patients=patients_of(told_of)):
+        return (
+            f"its findings are all of one {'patient' if told_of[0].patient else 'image'}; give training data of its own"
+        )
+    return None
 
 
 def run_svm(job: Job) -> Result:
@@ -53,10 +63,11 @@ def run_svm(job: Job) -> Result:
     """
     parts = _parts(job)
     learnt, asked = (F.normalize(part.features.double(), dim=1) for part in (parts.training, parts.test))
-    machines: list[Machine] = []
+    patients, machines = patients_of(parts.training.samples), list[Machine]()
     with bar("svm: classes", total=len(parts.names), shown=job.options.progress) as advance:
         for column in range(len(parts.names)):
-            machines.append(train_machine(learnt, parts.learnt.yes[:, column], seed=job.options.seed))
+            yes_N = parts.learnt.yes[:, column]
+            machines.append(train_machine(learnt, yes_N, patients=patients, seed=job.options.seed))
             advance(1)
     scores_NC = torch.stack([asked @ machine.weight + machine.bias for machine in machines], 1)
     costs: dict[str, Fact] = {
@@ -69,6 +80,7 @@ def run_svm(job: Job) -> Result:
         facts={
             "training images": len(learnt),
             "images": len(asked),
+            "split": told(parts.training.samples, parts.test.samples),
             "classes": len(parts.names),
             "features": learnt.shape[1],
             **costs,
@@ -77,21 +89,22 @@ def run_svm(job: Job) -> Result:
     )
 
 
-def train_machine(features_NF: Tensor, yes_N: Tensor, *, seed: int) -> Machine:
+def train_machine(features_NF: Tensor, yes_N: Tensor, *, seed: int, patients: Sequence[str] = ()) -> Machine:
     """The machine of one class: squared hinge, L2, a yes counts twice; C by the mean precision of three folds.
 
-    Folds are scikit-learn's stratified ones, in the order of the data; where too few images have the class, or have
-    it not, for two folds, C is 1. Of equally good C the smallest. Raises ValueError if all images have it, or none.
+    Folds are scikit-learn's stratified ones, in the order of the data, with ``patients`` its stratified ones of groups;
+    where too few images have the class, or have it not, for two folds, C is 1. Of equally good C the smallest.
+    Raises ValueError if all images have it, or none.
     """
     from sklearn.model_selection import cross_val_score
 
     features, signs = features_NF.numpy(), (2 * yes_N.long() - 1).numpy()
-    folds = min(FOLDS, int(yes_N.sum()), int((~yes_N).sum()))
+    parts = folds(signs, patients)
     cost, best = 1.0, -1.0
-    for tried in COSTS if folds > 1 else ():
+    for tried in COSTS if parts else ():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = cross_val_score(_solver(tried, seed), features, signs, cv=folds, scoring="average_precision")
+            found = cross_val_score(_solver(tried, seed), features, signs, cv=parts, scoring="average_precision")
         if found.mean() > best:
             cost, best = tried, float(found.mean())
     solver = _solver(cost, seed)
@@ -141,7 +154,12 @@ def _parts(job: Job) -> _Parts:
         training = job.training.take(_rows(job.training.samples))
     else:
         generator = torch.Generator().manual_seed(job.options.seed)
-        rows = stratified([0] * len(test.samples), fraction=job.options.test_fraction, generator=generator)
+        rows = stratified(
+            [0] * len(test.samples),
+            fraction=job.options.test_fraction,
+            generator=generator,
+            patients=patients_of(test.samples),
+        )
         training, test = (test.take(part) for part in rows)
     every = dict.fromkeys(name for sample in (*training.samples, *test.samples) for name, _ in sample.findings)
     names = tuple(every)
@@ -149,13 +167,22 @@ def _parts(job: Job) -> _Parts:
     asked = Known.of(test.samples, names)
     both = learnt.yes.any(0) & (~learnt.yes).any(0) & (asked.yes & asked.asked).any(0)
     left = [name for name, kept in zip(names, both.tolist(), strict=True) if not kept]
+    if len(left) == len(names):
+        raise UserError(
+            f"svm: none of the {len(names)} findings is there in some of the {len(training.samples):,} images to learn "
+            f"from, missing in others, and there in one of the {len(test.samples):,} to measure on; give more data, or "
+            "training data of its own"
+        )
+    notes = shared_patients(training.samples, test.samples)
     return _Parts(
         names=tuple(name for name, kept in zip(names, both.tolist(), strict=True) if kept),
         training=training,
         learnt=Known(yes=learnt.yes[:, both], asked=learnt.asked[:, both]),
         test=test,
         asked=Known(yes=asked.yes[:, both], asked=asked.asked[:, both]),
-        notes=(f"left out, since no image of a part has them, or all have: {', '.join(left)}",) if left else (),
+        notes=(*notes, f"left out, since no image of a part has them, or all have: {', '.join(left)}")
+        if left
+        else notes,
     )
 
 
@@ -176,7 +203,8 @@ def _of_labels(job: Job) -> _Parts:
 
 def _scores(scores_NC: Tensor, parts: _Parts, job: Job) -> tuple[Score, ...]:
     statistic = precision_statistic(scores_NC, parts.asked)
-    numbers = measured(statistic, samples=len(scores_NC), bootstrap=job.options.bootstrap)
+    patients = patients_of(parts.test.samples)
+    numbers = measured(statistic, samples=len(scores_NC), bootstrap=job.options.bootstrap, patients=patients)
     own = parts.names if len(parts.names) <= LISTED else ()
     named = [("svm/map", "mean average precision"), *((f"svm/ap/{name}", name) for name in own)]
     sizes = [len(scores_NC), *parts.asked.asked.sum(0).tolist()]
@@ -203,6 +231,22 @@ def _solver(cost: float, seed: int) -> Any:
         max_iter=MAX_ITERATIONS,
         random_state=seed,
     )
+
+
+def folds(signs: Any, patients: Sequence[str]) -> list[tuple[Any, Any]]:
+    """Rows to learn from and to ask for, fold by fold: those of which a machine can learn; none if too few."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    size = min(FOLDS, int((signs > 0).sum()), int((signs < 0).sum()))
+    if size < 2:
+        return []
+    if not any(patients):
+        return list(StratifiedKFold(size).split(signs, signs))
+    numbers = np.zeros(len(signs), dtype=np.int64)
+    for number, rows in enumerate(together(patients)):
+        numbers[rows] = number
+    found = StratifiedGroupKFold(size).split(signs, signs, numbers)
+    return [(learnt, asked) for learnt, asked in found if len(set(signs[learnt])) == 2 and (signs[asked] > 0).any()]
 
 
 def _told(samples: Sequence[Sample]) -> bool:

@@ -16,7 +16,8 @@ LONGEST: Final = 4
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case: runs of letters and digits with their apostrophes, each Chinese character.
 
-    Punctuation is left out, as the tokenizer of COCO's captions does; that one is Java and splits "it's" in two.
+    Punctuation is left out, as in COCO's own numbers. Their words are those of the Penn Treebank's tokenizer, in Java,
+    which parts "it 's" and "ca n't", and keeps "over-the-top", "3:30" and "1,000" whole.
     """
     return list(_WORDS.findall(prepare(text, "fold")))
 
@@ -24,9 +25,10 @@ def words_of(text: str) -> list[str]:
 def wording_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """BLEU-1 to BLEU-4 (0 to 1) of all captions together, and CIDEr (0 to 10), by pycocoevalcap's scorers.
 
-    ``references`` are at least one text for each caption. CIDEr weighs words by how few pictures have them, so that of
-    one picture alone it is 0. Raises `UserError` without captions, for one without references, and if the package is
-    missing.
+    CIDEr is CIDEr-D, as in COCO's own code: a word counts no more often than the reference has it, and another length
+    is punished. It weighs words by how few pictures have them, so that of one picture alone it is 0. Words are those of
+    `words_of`, so that numbers differ a little from COCO's. ``references`` are at least one text for each caption.
+    Raises `UserError` without captions, for one without references, and if the package is missing.
     """
     if not captions or not all(references):
         raise UserError("BLEU and CIDEr compare at least one caption, and each with at least one text of its picture")

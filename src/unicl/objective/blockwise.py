@@ -61,8 +61,9 @@ def softmax(
     del bias  # shifts every score alike
     if sum(images.sizes) < sum(texts.sizes):
         images, texts, target, image_weight = texts, images, target.turned(), 1 - image_weight
-    rows, row_share = shares(target.from_texts(texts.counts), images.counts, image_weight)
-    columns, column_share = shares(target.turned().from_texts(images.counts), texts.counts, 1 - image_weight)
+    rows, row_share = shares(target.from_texts(texts.counts, by="images"), images.counts, image_weight)
+    turned = target.turned().from_texts(images.counts, by="images")
+    columns, column_share = shares(turned, texts.counts, 1 - image_weight)
     pull = Pull(
         rows=(1 - smoothing) * row_share,
         columns=(1 - smoothing) * column_share,

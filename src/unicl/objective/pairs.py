@@ -25,6 +25,9 @@ GPU_ELEMENTS = 1 << 26
 Rows = tuple[Tensor, ...]
 """Whole vectors ``(N, D)`` and, if there are, the values of parts ``(N, P, D)``."""
 
+Wanted = tuple[Tensor, Tensor]
+"""The target of a tile in the softmax of its images, and in that of its texts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Travel:
@@ -126,12 +129,12 @@ class Work:
         """Whether blocks of texts travel from process to process."""
         return self.pairs.tiling.exchange == "ring" and self.pairs.peers.size > 1
 
-    def scored(self, *, keep: bool) -> Iterator[tuple[slice, slice, Tensor, Tile]]:
+    def scored(self, *, keep: bool) -> Iterator[tuple[slice, slice, Wanted, Tile]]:
         """All tiles once: places of images and of texts, their target, and tables without a gradient."""
         for hop, place, block in self.blocks():
             yield from self.tiles(hop, place, block, keep=keep, learn=False)
 
-    def gradients(self, push: Callable[[slice, slice, Tensor, Tile], tuple[Tensor, Tensor]]) -> tuple[Rows, Rows]:
+    def gradients(self, push: Callable[[slice, slice, Wanted, Tile], tuple[Tensor, Tensor]]) -> tuple[Rows, Rows]:
         """All tiles once more: the gradient of this process's images and texts, given that of each tile's tables."""
         images = tuple(torch.zeros_like(t) for t in self.images)
 
@@ -153,12 +156,12 @@ class Work:
 
     def tiles(
         self, hop: int, place: slice, block: Rows, *, keep: bool, learn: bool
-    ) -> Iterator[tuple[slice, slice, Tensor, Tile]]:
+    ) -> Iterator[tuple[slice, slice, Wanted, Tile]]:
         """The tiles of one block of texts: those that were kept, the others anew; with gradients if asked to learn."""
         rows, columns = self.steps()
         for start in range(0, len(self.images[0]), rows):
             own = slice(start, min(start + rows, len(self.images[0])))
-            wanted = self.pairs.target.part(own, place).turned().dense().T.to(self.images[0])
+            wanted = self.wanted(own, place)
             for first in range(0, len(block[0]), columns):
                 inside = slice(first, min(first + columns, len(block[0])))
                 at = slice(place.start + inside.start, place.start + inside.stop)
@@ -167,7 +170,14 @@ class Work:
                     texts = tuple(t[inside] for t in block)
                     name = (hop, start, first) if keep else None
                     tile = self.tile(own, at, texts, name=name, learn=learn)
-                yield own, at, wanted[:, inside], tile
+                yield own, at, (wanted[0][:, inside], wanted[1][:, inside]), tile
+
+    def wanted(self, own: slice, place: slice) -> Wanted:
+        """The target of some images and a block of texts; one table if both directions read the same."""
+        target = self.pairs.target.part(own, place).turned()
+        by_text = target.dense(by="images").T.to(self.images[0])
+        is_one = target.kernel is None or target.kernel.text_most is None
+        return by_text if is_one else target.dense(by="texts").T.to(by_text), by_text
 
     def tile(self, own: slice, at: slice, texts: Rows, *, name: tuple[int, int, int] | None, learn: bool) -> Tile:
         """Score some images against some texts; under its name the tile is kept if its graph fits the budget."""

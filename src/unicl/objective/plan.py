@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from unicl.objective.peers import Peers
-from unicl.objective.targets import Target
+from unicl.objective.targets import By, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +66,10 @@ def pull_rows(rows: Tensor, plan: Plan, *, columns: Tensor, place: slice) -> Non
     pull, texts = plan.pull, plan.target.texts.part(place)
     size = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.texts)
     sums = columns.new_empty(size, columns.shape[1])
-    for row_scale, scale in ((pull.rows, plan.column_counts), (plan.row_counts, pull.columns)):
+    for row_scale, scale, by in _ways(plan):
         if scale is not None:
             texts.add_to_groups(sums.zero_(), columns, scale=scale[place])
-            plan.target.images.add_to_rows(rows, plan.target.met(sums), scale=row_scale)
+            plan.target.images.add_to_rows(rows, plan.target.met(sums, by=by), scale=row_scale)
     for scales, floor in ((pull.row_floor, plan.column_counts), (plan.row_counts, pull.column_floor)):
         if scales is not None and floor is not None:
             rows.addr_(scales, floor[place] @ columns)
@@ -83,13 +83,19 @@ def pull_columns(columns: Tensor, plan: Plan, *, rows: Tensor, place: slice) -> 
     pull, texts = plan.pull, plan.target.texts.part(place)
     size = plan.target.groups if plan.target.kernel is None else len(plan.target.kernel.images)
     sums = rows.new_empty(size, rows.shape[1])
-    for row_scale, scale in ((pull.rows, plan.column_counts), (plan.row_counts, pull.columns)):
+    for row_scale, scale, by in _ways(plan):
         if scale is not None:
             plan.target.images.add_to_groups(sums.zero_(), rows, scale=row_scale)
-            texts.add_to_rows(columns, plan.target.turned().met(sums), scale=-scale[place])
+            turned = plan.target.turned().met(sums, by="texts" if by == "images" else "images")
+            texts.add_to_rows(columns, turned, scale=-scale[place])
     for floor, scale in ((pull.row_floor, plan.column_counts), (plan.row_counts, pull.column_floor)):
         if floor is not None and scale is not None:
             columns.addr_(scale[place], floor @ rows, alpha=-1)
     own = plan.own_columns
     if plan.itself and place.start <= own.start and own.stop <= place.stop:
         columns[own.start - place.start : own.stop - place.start] += pull.rows[:, None] * rows
+
+
+def _ways(plan: Plan) -> tuple[tuple[Tensor, Tensor | None, By], ...]:
+    """Both directions: the scales of rows and of columns, and in whose softmax the target is read."""
+    return (plan.pull.rows, plan.column_counts, "images"), (plan.row_counts, plan.pull.columns, "texts")

@@ -5,7 +5,7 @@ carry groups (E), texts carry groups (F), and K says which groups belong togethe
 come the sums over positives that the blockwise losses need, one tile, or, for small batches and tests, all of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Self
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from unicl.space import Keys, TextType
 
+By = Literal["images", "texts", "both"]
+"""Whose softmax a target is read in: each has rows of its own to bring to sum one."""
 BLOCK = 1 << 22
 """Elements of a kernel that are computed at once."""
 
@@ -54,22 +56,43 @@ class Incidence:
 class Kernel:
     """How much each group of images and each group of texts belong together, from ``(A, k)`` and ``(B, k)`` vectors.
 
-    ``function`` makes a block ``(a, B)`` of it from ``(a, k)`` and ``(B, k)``.
+    ``function`` makes a block ``(a, B)`` of it from ``(a, k)`` and ``(B, k)``. If ``image_most (A,)`` and
+    ``text_most (B,)`` are given, that is a block of scores, these are the highest of each group, and K is their
+    exponential. A constant is taken off first, so that nothing overflows, which no softmax sees: the most of each
+    group ``by`` whose softmax K is read, or, for one K that serves both, the most of all.
     """
 
     images: Tensor
     texts: Tensor
     function: Callable[[Tensor, Tensor], Tensor]
+    image_most: Tensor | None = None
+    text_most: Tensor | None = None
 
     def turned(self) -> Self:
         """The same with images and texts exchanged."""
-        return replace(self, images=self.texts, texts=self.images)
+        return replace(self, images=self.texts, texts=self.images, image_most=self.text_most, text_most=self.image_most)
 
-    def apply(self, values: Tensor) -> Tensor:
+    def near(self, known: Tensor) -> Self:
+        """Some groups of images with all of texts."""
+        most = None if self.image_most is None else self.image_most[known]
+        return replace(self, images=self.images[known], image_most=most)
+
+    def apply(self, values: Tensor, *, by: By) -> Tensor:
         """``K @ values``: ``(B, D)`` to ``(A, D)``, a block of rows at a time."""
-        step = max(BLOCK // max(len(self.texts), 1), 1)
-        blocks = [self.function(part, self.texts).to(values) @ values for part in torch.split(self.images, step)]
+        blocks = [self._block(place, by=by).to(values) @ values for place in self.places()]
         return torch.cat([values.new_zeros(0, values.shape[1]), *blocks])
+
+    def places(self) -> Iterator[slice]:
+        """Groups of images of which a block is computed at once."""
+        step = max(BLOCK // max(len(self.texts), 1), 1)
+        return (slice(start, start + step) for start in range(0, len(self.images), step))
+
+    def _block(self, place: slice, *, by: By) -> Tensor:
+        block = self.function(self.images[place], self.texts)
+        if self.image_most is None or self.text_most is None or not block.numel():
+            return block
+        most = {"images": self.image_most[place, None], "texts": self.text_most, "both": self.text_most.max()}
+        return block.sub_(most[by]).exp_()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,27 +109,27 @@ class Target:
         kernel = None if self.kernel is None else self.kernel.turned()
         return replace(self, images=self.texts, texts=self.images, kernel=kernel)
 
-    def met(self, values: Tensor) -> Tensor:
-        """``K @ values``: values of the texts' groups ``(B, D)`` to those of the images' ``(A, D)``."""
-        return values if self.kernel is None else self.kernel.apply(values)
+    def met(self, values: Tensor, *, by: By = "both") -> Tensor:
+        """``K @ values``: values of the texts' groups ``(B, D)`` to those of the images' ``(A, D)``; see `Kernel`."""
+        return values if self.kernel is None else self.kernel.apply(values, by=by)
 
-    def from_texts(self, values: Tensor) -> Tensor:
+    def from_texts(self, values: Tensor, *, by: By = "both") -> Tensor:
         """``T @ values``: ``(texts,)`` or ``(texts, D)`` to ``(images,)`` or ``(images, D)``, by sums over groups."""
         flat = values[:, None] if values.ndim == 1 else values
         sums = flat.new_zeros(self.groups if self.kernel is None else len(self.kernel.texts), flat.shape[1])
         self.texts.add_to_groups(sums, flat, scale=flat.new_ones(len(flat)))
         result = flat.new_zeros(self.images.size, flat.shape[1])
-        self.images.add_to_rows(result, self.met(sums), scale=flat.new_ones(len(result)))
+        self.images.add_to_rows(result, self.met(sums, by=by), scale=flat.new_ones(len(result)))
         return result[:, 0] if values.ndim == 1 else result
 
     def part(self, images: slice, texts: slice) -> Self:
         """The target of some images and some texts."""
         return replace(self, images=self.images.part(images), texts=self.texts.part(texts))
 
-    def dense(self) -> Tensor:
+    def dense(self, *, by: By = "both") -> Tensor:
         """All of it, ``(images, texts)``."""
         dtype = torch.promote_types(self.images.weights.dtype, self.texts.weights.dtype)
-        return self.from_texts(torch.eye(self.texts.size, device=self.texts.rows.device, dtype=dtype))
+        return self.from_texts(torch.eye(self.texts.size, device=self.texts.rows.device, dtype=dtype), by=by)
 
     def near(self, images: slice) -> Self:
         """The target of some images, with only the groups that they carry, numbered anew."""
@@ -114,7 +137,7 @@ class Target:
         known, inverse = torch.unique(own.groups, return_inverse=True)
         own = replace(own, groups=inverse)
         if self.kernel is not None:
-            return replace(self, images=own, kernel=replace(self.kernel, images=self.kernel.images[known]))
+            return replace(self, images=own, kernel=self.kernel.near(known))
         number = torch.full((max(self.groups, 1),), -1, device=known.device)
         number[known] = torch.arange(len(known), device=known.device)
         groups = number[self.texts.groups]
@@ -172,13 +195,9 @@ def shared_findings(
     (images, image_vectors), (texts, text_vectors) = (_grouped(each) for each in (image_findings_IC, text_findings_TC))
     if similarity == "cosine":
         image_vectors, text_vectors = (torch.nn.functional.normalize(v, dim=1) for v in (image_vectors, text_vectors))
-    # A bound of the scores is taken off, which no softmax sees, so that nothing overflows.
-    longest = [
-        torch.linalg.vector_norm(v, dim=1).amax() if len(v) else v.new_zeros(()) for v in (image_vectors, text_vectors)
-    ]
-    bound = float(sharpness * longest[0] * longest[1])
-    function = partial(_exponential, sharpness=sharpness, bound=bound)
-    kernel = Kernel(images=image_vectors, texts=text_vectors, function=function)
+    kernel = _exponential(
+        Kernel(images=image_vectors, texts=text_vectors, function=partial(_products, sharpness=sharpness))
+    )
     return Target(images=images, texts=texts, groups=len(image_vectors), kernel=kernel)
 
 
@@ -243,8 +262,19 @@ def _sets(incidence: Incidence, *, groups: int) -> tuple[Incidence, Tensor]:
     return Incidence(rows=every, groups=inverse, weights=weights, size=incidence.size), members
 
 
-def _exponential(images: Tensor, texts: Tensor, *, sharpness: float, bound: float) -> Tensor:
-    return (sharpness * (images @ texts.T) - bound).exp()
+def _exponential(scores: Kernel) -> Kernel:
+    """The exponential of a kernel of scores, with the highest score of every group of either side."""
+    images, texts = (each.images.new_full((len(each.images),), -torch.inf) for each in (scores, scores.turned()))
+    for place in scores.places():
+        block = scores.function(scores.images[place], scores.texts)
+        if block.numel():
+            images[place] = block.amax(1)
+            texts = torch.maximum(texts, block.amax(0))
+    return replace(scores, image_most=images, text_most=texts)
+
+
+def _products(images: Tensor, texts: Tensor, *, sharpness: float) -> Tensor:
+    return sharpness * (images @ texts.T)
 
 
 def _overlap(images: Tensor, texts: Tensor) -> Tensor:

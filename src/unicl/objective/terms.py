@@ -11,7 +11,6 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unicl.config import python_file
 from unicl.errors import UserError, suggest
@@ -22,6 +21,8 @@ from unicl.objective.blockwise import Side
 from unicl.objective.classify import Classify as Classify
 from unicl.objective.classify import ClassifySettings as ClassifySettings
 from unicl.objective.classify import ClassName as ClassName
+from unicl.objective.distill import Distill as Distill
+from unicl.objective.distill import DistillSettings as DistillSettings
 from unicl.objective.masked import Masked as Masked
 from unicl.objective.masked import MaskedSettings as MaskedSettings
 from unicl.objective.peers import ALONE, Gather, Peers, Shared, apart, detached, nothing, share, sizes_of, total
@@ -92,16 +93,6 @@ class ViewsSettings:
     scale: ScaleSettings = ScaleSettings(init=10.0, learned=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillSettings:
-    """The image vectors of a ``teacher``, a model that `unicl.published.load` reads, are learned from (cn_clip)."""
-
-    kind: Literal["distill"] = "distill"
-    name: str = "distill"
-    weight: float = 0.5
-    teacher: str
-
-
 TermSettings = (
     ContrastSettings
     | ViewsSettings
@@ -125,14 +116,21 @@ class Contrast(nn.Module):
     def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
         """A scalar; zero (with a graph) if no image and text of the batch belong to this term."""
         if self.settings.gather != "none":
-            return self._compared(shared, tiling)
-        return total(self._compared(apart(shared), tiling) / shared.peers.size, peers=shared.peers)
+            return self._of_views(shared, tiling)
+        return total(self._of_views(apart(shared), tiling) / shared.peers.size, peers=shared.peers)
 
-    def _compared(self, shared: Shared, tiling: Tiling) -> Tensor:
+    def _of_views(self, shared: Shared, tiling: Tiling) -> Tensor:
+        """The mean over the views of the texts, each with all images (MedCLIP's losses.py)."""
+        second = shared.text_keys.having(TextType.VIEW)
+        views = (~second, second) if second.any() else (~second,)
+        return torch.stack([self._compared(shared, tiling, among=view) for view in views]).mean()
+
+    def _compared(self, shared: Shared, tiling: Tiling, *, among: Tensor) -> Tensor:
         settings = self.settings
         if shared.columns.texts is None:
             raise UserError(f"the term {settings.name!r} compares texts, but the model has no text tower")
         image_rows, text_rows = self._taking(shared)
+        text_rows = text_rows & among
         if not (image_rows.any() and text_rows.any()):
             return nothing(shared.columns)
         text_keys = shared.text_keys.select(text_rows)
@@ -172,8 +170,9 @@ class Contrast(nn.Module):
         )
 
     def _taking(self, shared: Shared) -> tuple[Tensor, Tensor]:
-        image_caption, image_class, image_finding = (shared.image_keys.having(type) for type in TextType)
-        text_caption, text_class, text_finding = (shared.text_keys.having(type) for type in TextType)
+        types = (TextType.CAPTION, TextType.CLASS, TextType.FINDING)
+        image_caption, image_class, image_finding = (shared.image_keys.having(type) for type in types)
+        text_caption, text_class, text_finding = (shared.text_keys.having(type) for type in types)
         match self.settings.texts:
             case "captions":  # an image without any key is a fair negative; one with only a label was not captioned
                 return image_caption | ~(image_class | image_finding), text_caption
@@ -231,26 +230,6 @@ class Views(nn.Module):
             peers=shared.peers,
             tiling=tiling,
         )
-
-
-class Distill(nn.Module):
-    """The distance of image vectors to a teacher's, by the cosine (Chinese-CLIP's released code)."""
-
-    def __init__(self, settings: DistillSettings) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, shared: Shared, tiling: Tiling = Tiling()) -> Tensor:
-        """The mean of ``1 - cosine`` over all images; vectors of another width are drawn to a teacher's linearly."""
-        del tiling
-        taught, whole = shared.columns.taught, shared.columns.images.whole
-        if taught is None:
-            raise UserError(f"the term {self.settings.name!r} has no teacher here; train with `unicl train`")
-        if not shared.image_keys.size:
-            return nothing(shared.columns)
-        drawn = F.interpolate(whole[:, None], size=taught.shape[1], mode="linear")[:, 0] if len(whole) else whole
-        own = (1 - F.cosine_similarity(drawn, taught.to(drawn))).sum() if len(whole) else whole.sum()
-        return total(own / shared.image_keys.size, peers=shared.peers)
 
 
 Term = Contrast | Views | Classify | Distill | Bag | Caption | Masked
@@ -356,6 +335,8 @@ def _check_contrast(settings: ContrastSettings) -> None:
             f"the term {name!r} asks of each pair yes or no (loss 'sigmoid'), but findings are shared more or less; "
             "take loss 'softmax'"
         )
+    if not settings.sharpness > 0:
+        raise UserError(f"the term {name!r} has sharpness {settings.sharpness:g}; give a number above 0")
     if not 0 < share <= 1:
         raise UserError(f"the term {name!r} has part_share {share:g}; give a share above 0, and 1 for all parts")
     if share < 1 and settings.similarity == "cosine":

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unicl.objective.blockwise import Side, shares
-from unicl.objective.pairs import Pairs, Tile, Work, in_order, rows_of, travel_of
+from unicl.objective.pairs import Pairs, Tile, Wanted, Work, in_order, rows_of, travel_of
 from unicl.objective.peers import ALONE, Peers, gathered, own_rows
 from unicl.objective.plan import Pull, Tiling
 from unicl.objective.targets import Target, yes_or_no
@@ -41,8 +41,9 @@ def softmax(
 ) -> Tensor:
     """`unicl.objective.losses.softmax`, each direction of its own table of scores (FILIP, section 3.1)."""
     del bias  # shifts every score alike
-    rows, row_share = shares(target.from_texts(texts.counts), images.counts, image_weight)
-    columns, column_share = shares(target.turned().from_texts(images.counts), texts.counts, 1 - image_weight)
+    rows, row_share = shares(target.from_texts(texts.counts, by="images"), images.counts, image_weight)
+    turned = target.turned().from_texts(images.counts, by="images")
+    columns, column_share = shares(turned, texts.counts, 1 - image_weight)
     pull = Pull(
         rows=(1 - smoothing) * row_share,
         columns=(1 - smoothing) * column_share,
@@ -131,7 +132,7 @@ class _Softmax(torch.autograd.Function):
         row_level, column_level = (torch.where(log.isfinite(), log / factor, 0) for log in (row_log, column_log))
         g = grads[0] * work.pairs.peers.size
 
-        def push(own: slice, at: slice, wanted: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        def push(own: slice, at: slice, wanted: Wanted, tile: Tile) -> tuple[Tensor, Tensor]:
             by_image = (factor * tile.by_image + counts[1][at]).add_(row_part[own, None]).exp_()
             by_text = (factor * tile.by_text + counts[0][own, None]).add_(column_part[at]).exp_()
             pull_image, pull_text = _pulls(work.pairs, own, at, wanted)
@@ -151,10 +152,10 @@ class _Sigmoid(torch.autograd.Function):
         factor, shift = (t.detach().to(rows[0]) for t in (scale, bias))
         sums = torch.zeros(3, dtype=torch.float64, device=rows[0].device)
 
-        def push(own: slice, at: slice, wanted: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        def push(own: slice, at: slice, wanted: Wanted, tile: Tile) -> tuple[Tensor, Tensor]:
             plain = (tile.by_image + tile.by_text) / 2
             scores = factor * plain + shift
-            yes = wanted * (1 - smoothing) + smoothing / 2
+            yes = wanted[0] * (1 - smoothing) + smoothing / 2
             # softplus itself turns into the identity at 20 and loses digits.
             each = yes * F.logsigmoid(scores) + (1 - yes) * F.logsigmoid(-scores)
             weights = pairs.row_counts[own, None] * pairs.column_counts[at]
@@ -204,15 +205,15 @@ def _inner(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum(dtype=torch.float64)
 
 
-def _pulls(pairs: Pairs, own: slice, at: slice, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _pulls(pairs: Pairs, own: slice, at: slice, wanted: Wanted) -> tuple[Tensor, Tensor]:
     """How hard each pair of a tile is pulled together by its image's softmax, and by its text's."""
     pull = pairs.pull
     assert pull is not None
     assert pull.columns is not None
     assert pull.row_floor is not None
     assert pull.column_floor is not None
-    by_image = (wanted * pull.rows[own, None] + pull.row_floor[own, None]) * pairs.column_counts[at]
-    by_text = (wanted * pull.columns[at] + pull.column_floor[at]) * pairs.row_counts[own, None]
+    by_image = (wanted[0] * pull.rows[own, None] + pull.row_floor[own, None]) * pairs.column_counts[at]
+    by_text = (wanted[1] * pull.columns[at] + pull.column_floor[at]) * pairs.row_counts[own, None]
     return by_image, by_text
 
 

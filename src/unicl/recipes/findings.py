@@ -23,7 +23,8 @@ def medclip(*, towers: str = "laptop", match: Literal["cosine", "dot"] = "cosine
     """MedCLIP (Wang et al. 2022): any image matches any sentence as far as they share findings, paired or not.
 
     ``match``: the target is the softmax of the "cosine" of multi-hot vectors (the paper), or of the "dot" product of
-    vectors with -1 for what is absent (its code, which also pools texts over padding: the pool "padded").
+    vectors with -1 for what is absent (its code, which also shows each text a second time in other words, and pools
+    texts over padding: the pool "padded").
     ``towers``: laptop, or swin and resnet50 with a clinical BERT as published.
     """
     size = chosen(MEDCLIP, towers)
@@ -42,6 +43,8 @@ def medclip(*, towers: str = "laptop", match: Literal["cosine", "dot"] = "cosine
             batch=batch or size.batch,
             augment=size.augment,
             sentences=True,
+            least_words=5,
+            text_views=2 if match == "dot" else 1,
             findings=FindingValues(absent=-1.0 if match == "dot" else 0.0),
         ),
         image=size.image,

@@ -70,8 +70,8 @@ def wukong(*, towers: str = "laptop", match: Match = "reduced", batch: int | Non
 def gloria(*, towers: str = "laptop") -> Recipe:
     """GLoRIA (Huang et al. 2021): whole against whole, and each word against the regions that it looks at.
 
-    ``towers``: laptop, or resnet50 with a clinical BERT, as published. Its rate stays what it is where the paper's is
-    halved after 5 epochs without a better one; a whole report is one text here, so give its sentences as texts.
+    ``towers``: laptop, or resnet50 with a clinical BERT, as published, whose rate is halved where evaluations stay
+    without a better one. Of a report, one sentence of two words or more is shown at a time.
     """
     size = chosen(GLORIA, towers)
     ten = ScaleSettings(init=10.0, learned=False)
@@ -82,7 +82,7 @@ def gloria(*, towers: str = "laptop") -> Recipe:
     return Recipe(
         name="gloria",
         terms=(whole, local),
-        data=StreamSettings(keys="sample", batch=size.batch, augment=size.augment),
+        data=StreamSettings(keys="sample", batch=size.batch, augment=size.augment, sentences=True, least_words=2),
         image=replace(size.image, head="affine", parts=ImageParts(stage=3, head="linear", unit=False)),
         text=replace(size.text, pool="mean", parts=words, head="none"),
         width=size.width,
@@ -193,9 +193,10 @@ GLORIA: Final[Mapping[str, Size]] = MappingProxyType(
                 eps=1e-8,
                 warmup=0,
                 final=1.0,
+                halve=6,
                 clip=0.25,
             ),
-            fit=FitSettings(epochs=50, precision="bf16"),
+            fit=FitSettings(epochs=50, patience=10, precision="bf16"),
         ),
     }
 )

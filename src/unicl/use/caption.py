@@ -3,8 +3,8 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from unicl.data.keys import stamp
+from unicl.data.quarantine import Quarantine
 from unicl.data.sources import load_all
 from unicl.errors import UserError
 from unicl.evaluate.bar import bar
@@ -22,12 +24,14 @@ from unicl.model import TwoTowers, quiet
 from unicl.objective.likelihood import writer
 from unicl.objective.predict import Caption
 from unicl.space import ImageSource, Sample
+from unicl.towers.kept import digest
 from unicl.train.record import replace_text
 from unicl.use.decode import Decoded, decoded
-from unicl.use.files import pictures
+from unicl.use.files import Picture, pictures
 from unicl.use.generate import Written, beam_search, draws_for, nucleus
 from unicl.use.spell import spelled
-from unicl.use.vectors import Item
+from unicl.use.unfinished import Line, unfinished
+from unicl.use.vectors import Item, fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,8 @@ class Manner:
     """How captions are written: the likeliest that ``beams`` find, or drawn from a ``nucleus`` by the ``seed``.
 
     ``most``: tokens of a caption at most, its end mark included. ``per_token``: beams are compared by the mean of log p
-    over tokens, which favours longer captions, and not by the sum.
+    over tokens, which favours longer captions, and not by the sum. ``repeats``: whether a token may stand right behind
+    itself, as in "very very" or 宝宝; VirTex's code forbids it.
     """
 
     beams: int = 5
@@ -43,6 +48,7 @@ class Manner:
     seed: int = 0
     most: int = 30
     per_token: bool = False
+    repeats: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,27 +91,44 @@ def caption(
     *,
     manner: Manner = Manner(),
     batch: int = 32,
+    max_bad: int = 100,
+    out: Path | None = None,
     progress: bool = False,
 ) -> Captions:
-    """A caption for each picture; one that cannot be read is set aside.
+    """A caption for each picture; those that cannot be read, up to ``max_bad``, are set aside.
 
-    Raises `UserError` for a model that writes no captions, a manner that makes no sense, or no picture to be read.
+    With ``out``, a .csv, the table is there when all is done, or not at all. Until then every batch is safe in
+    ``NAME.unfinished.jsonl``, from which the same call goes on; what cannot be read is in ``NAME.quarantine.jsonl``.
+    Raises `UserError` for a model that writes no captions, a manner that makes no sense, too many pictures that cannot
+    be read, or none that can.
     """
     term = _writer(model)
     _check(manner, batch=batch)
-    listing, image = pictures(paths), model.settings.image
-    rows: list[Captioned] = []
-    skipped: list[Item] = []
-    with bar("captioning pictures", total=len(listing), shown=progress) as advance:
-        for got in decoded(listing, size=image.size, batch=batch, frame=image.frame):
-            if got.items:
-                rows += _captioned(model, term, got, manner=manner)
-            skipped += got.skipped
-            advance(len(got.items) + len(got.skipped))
-    if not rows:
-        first = "; ".join(f"{item.id}: {item.reason}" for item in skipped[:3])
-        raise UserError(f"none of the {len(skipped)} pictures can be read ({first})")
-    return Captions(rows=tuple(rows), skipped=tuple(skipped))
+    listing = pictures(paths)
+    file, listed = (None, None) if out is None else (_beside(out, "unfinished"), _beside(out, "quarantine"))
+    made_by = {} if file is None else _made_by(model, manner, batch=batch)
+    with unfinished(file, made_by=made_by) as kept:
+        new = _not_known(listing, kept.known, batch=batch)
+        asked = {picture.id for picture in listing} - {picture.id for picture in new}
+        found = {id: line for id, line in kept.known.items() if id in asked}
+        if progress and found:
+            _say(f"going on: {len(found):,} of {len(listing):,} pictures are done")
+        quarantine = _quarantine(listed, limit=max_bad)
+        _note(found.values(), quarantine)
+        with bar("captioning pictures", total=len(new), shown=progress and bool(new)) as advance:
+            for lines in _lines(model, term, new, manner=manner, batch=batch):
+                kept.add(lines)
+                found |= {line["id"]: line for line in lines}
+                advance(len(lines))
+                _note(lines, quarantine)
+        captions = _gathered(listing, found)
+        if out is not None and captions.rows:
+            captions.save(out)
+        kept.forget()
+    if not captions.rows:
+        first = "; ".join(f"{item.id}: {item.reason}" for item in captions.skipped[:3])
+        raise UserError(f"none of the {len(listing)} pictures can be read ({first})")
+    return captions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +193,9 @@ def _writer(model: TwoTowers) -> Caption:
     found = writer(model.objective.terms.values())
     if found is None or model.tokenizer is None:
         raise UserError(
-            f"this model was trained with {model.settings.recipe!r}, which writes no captions; train one that does: "
-            "unicl train --recipe virtex --data captions.csv --out runs/v"
+            f"this model, of the recipe {model.settings.recipe!r}, has no term that writes captions; train one that "
+            "does: unicl train --recipe virtex --data captions.csv --out runs/v; or give a checkpoint of VirTex with "
+            "the SentencePiece model that it learned with: unicl caption virtex.pth photos/ --tokenizer coco_10k.model"
         )
     return found
 
@@ -185,15 +209,76 @@ def _check(manner: Manner, *, batch: int) -> None:
         )
 
 
-def _captioned(model: TwoTowers, term: Caption, got: Decoded, *, manner: Manner) -> list[Captioned]:
+def _beside(out: Path, what: str) -> Path:
+    return out.with_suffix(f".{what}.jsonl")
+
+
+def _made_by(model: TwoTowers, manner: Manner, *, batch: int) -> dict[str, object]:
+    """What decides captions; a batch is among it, since sums of other batches differ in their last digits."""
+    assert model.tokenizer is not None
+    made = digest([fingerprint(model), model.settings.terms, model.tokenizer.inner.to_str()], {})
+    return {"format": 1, "model": made, **asdict(manner), "batch": batch}
+
+
+def _not_known(listing: Sequence[Picture], known: Mapping[str, Line], *, batch: int) -> list[Picture]:
+    """The batches of which a picture is new or changed, whole: each comes with the others that it would come with."""
+    batches = (listing[start : start + batch] for start in range(0, len(listing), batch))
+    return [each for some in batches if not all(_is_known(picture, known) for picture in some) for each in some]
+
+
+def _is_known(picture: Picture, known: Mapping[str, Line]) -> bool:
+    return picture.id in known and known[picture.id]["stamp"] == stamp(picture.image)
+
+
+def _quarantine(path: Path | None, *, limit: int) -> Quarantine:
+    """A new list; what is still bad is noted again."""
+    if path is not None:
+        path.unlink(missing_ok=True)
+    return Quarantine(limit=limit, path=path)
+
+
+def _note(lines: Iterable[Line], quarantine: Quarantine) -> None:
+    for line in lines:
+        if "reason" in line:
+            quarantine.add(line["id"], reason=line["reason"])
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False, markup=False).print(text)
+
+
+def _lines(
+    model: TwoTowers, term: Caption, listing: Sequence[Picture], *, manner: Manner, batch: int
+) -> Iterator[list[Line]]:
+    """What is found of each batch: captions, and why a picture could not be read."""
+    image = model.settings.image
+    for got in decoded(listing, size=image.size, batch=batch, frame=image.frame):
+        bad: list[Line] = [{"id": item.id, "stamp": item.stamp, "reason": item.reason} for item in got.skipped]
+        yield [*(_captioned(model, term, got, manner=manner) if got.items else []), *bad]
+
+
+def _captioned(model: TwoTowers, term: Caption, got: Decoded, *, manner: Manner) -> list[Line]:
     with quiet(model):
         written = _written(model, term, got.pixels, manner=manner, names=[item.id for item in got.items])
     assert model.tokenizer is not None
     said = spelled(model.tokenizer, [each.tokens for each in written])
     return [
-        Captioned(id=item.id, image=item.image, caption=text, score=each.score)
+        {"id": item.id, "stamp": item.stamp, "caption": text, "score": each.score}
         for item, text, each in zip(got.items, said, written, strict=True)
     ]
+
+
+def _gathered(listing: Sequence[Picture], found: Mapping[str, Line]) -> Captions:
+    """What was found of all pictures, in their order."""
+    rows, skipped = [], []
+    for picture in listing:
+        line = found[picture.id]
+        if "reason" in line:
+            skipped.append(Item(id=picture.id, image=picture.image, stamp=line["stamp"], reason=line["reason"]))
+        else:
+            row = Captioned(id=picture.id, image=picture.image, caption=line["caption"], score=line["score"])
+            rows.append(row)
+    return Captions(rows=tuple(rows), skipped=tuple(skipped))
 
 
 def _written(model: TwoTowers, term: Caption, pixels: Tensor, *, manner: Manner, names: Sequence[str]) -> list[Written]:
@@ -204,8 +289,16 @@ def _written(model: TwoTowers, term: Caption, pixels: Tensor, *, manner: Manner,
     places = replace(places, values=places.values.to(torch.promote_types(places.values.dtype, torch.float32)))
     if manner.nucleus is not None:
         draws = draws_for(names, seed=manner.seed, most=most)
-        return nucleus(decoder, places, words=words, draws=draws, share=manner.nucleus)
-    return beam_search(decoder, places, words=words, beams=manner.beams, most=most, normalise=manner.per_token)
+        return nucleus(decoder, places, words=words, draws=draws, share=manner.nucleus, repeats=manner.repeats)
+    return beam_search(
+        decoder,
+        places,
+        words=words,
+        beams=manner.beams,
+        most=most,
+        normalise=manner.per_token,
+        repeats=manner.repeats,
+    )
 
 
 def _place(image: ImageSource | None) -> object:

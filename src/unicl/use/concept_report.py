@@ -12,7 +12,7 @@ from typing import Any, Final
 import jinja2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -50,7 +50,7 @@ def notes(counted: Sequence[Counted], *, least: int) -> list[str]:
     """What the numbers mean, in sentences."""
     whole = counted[-1]
     found = [
-        f"concepts: classes, and nouns that captions show at least {least:,} times; each: images divided by "
+        f"concepts: classes, and nouns that captions show {least:,} times or more; each: images divided by "
         "concepts; bare: captions that name no concept"
     ]
     if whole.unread:
@@ -122,6 +122,7 @@ def most_plot(one: Counted) -> str:
         axes.set_yticks(range(len(ordered)), [printable(concept.name)[:28] for concept in ordered])
         axes.set_ylim(len(ordered) - 0.4, -0.6)
         axes.set_xlabel(_unit(one))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return svg(draw, width=7.6, height=0.9 + 0.22 * len(ordered), name="most frequent concepts")
 

@@ -23,13 +23,21 @@ class Written:
 
 @torch.no_grad()
 def beam_search(
-    decoder: Decoder, places: Parts, *, words: Words, beams: int = 5, most: int = 30, normalise: bool = False
+    decoder: Decoder,
+    places: Parts,
+    *,
+    words: Words,
+    beams: int = 5,
+    most: int = 30,
+    normalise: bool = False,
+    repeats: bool = True,
 ) -> list[Written]:
     """The likeliest text of each picture, as far as ``beams`` beginnings at a time can find it; one beam is greedy.
 
-    Of at most ``most`` tokens, the end mark included, and at least one word. As in VirTex's code the sum of log p
-    decides, five beams are usual, and a text that has ended stays as it is; unlike there, each beam may go on in any
-    number of ways, and a token may stand twice in a row. ``normalise`` compares means over tokens in place of sums.
+    Of at most ``most`` tokens, the end mark included, and at least one word. As in VirTex's code (v1.2) the sum of
+    log p decides, five beams are usual, and a text that has ended stays as it is; unlike there, each beam may go on in
+    any number of ways, not in two, and the start mark is read at every step, not at the first alone. ``repeats`` off:
+    no token stands right behind itself, as there. ``normalise`` compares means over tokens in place of sums.
     """
     rows, device = len(places.values), places.values.device
     past = decoder.begin(places.select(torch.arange(rows, device=device).repeat_interleave(beams)))
@@ -39,7 +47,8 @@ def beam_search(
     sums[:, 0] = 0.0
     counts, ended = torch.zeros_like(sums), torch.zeros(rows, beams, dtype=torch.bool, device=device)
     for number in range(most if rows else 0):
-        chances = _chances(decoder.step(tokens[..., -1].flatten(), past), words=words, first=number == 0)
+        last = tokens[..., -1].flatten()
+        chances = _chances(decoder.step(last, past), last, words=words, first=number == 0, repeats=repeats)
         chances = _with_ends(chances.view(rows, beams, -1), ended=ended, words=words)
         longer, counts = sums[..., None] + chances, counts + (~ended).to(counts)
         chosen = (longer / counts[..., None] if normalise else longer).flatten(1).topk(beams).indices
@@ -55,11 +64,14 @@ def beam_search(
 
 
 @torch.no_grad()
-def nucleus(decoder: Decoder, places: Parts, *, words: Words, draws: Tensor, share: float = 0.9) -> list[Written]:
+def nucleus(
+    decoder: Decoder, places: Parts, *, words: Words, draws: Tensor, share: float = 0.9, repeats: bool = True
+) -> list[Written]:
     """A text for each picture, each token drawn from the fewest likeliest that have ``share`` (Holtzman et al. 2020).
 
-    ``draws (N, most)`` are numbers from 0 to 1, one for each token that may be written (`draws_for`). Raises
-    `UserError` for a share that is not above 0 and at most 1.
+    ``draws (N, most)`` are numbers from 0 to 1, one for each token that may be written (`draws_for`). ``repeats`` off:
+    no token is drawn right behind itself (VirTex's code, which forbids it after the nucleus is cut; here before).
+    Raises `UserError` for a share that is not above 0 and at most 1.
     """
     if not 0 < share <= 1:
         raise UserError(f"the nucleus is {share:g}; give the share of the probability to draw from, such as 0.9")
@@ -68,7 +80,8 @@ def nucleus(decoder: Decoder, places: Parts, *, words: Words, draws: Tensor, sha
     tokens = torch.full((rows, 1), words.start, device=device)
     sums, ended = torch.zeros(rows, device=device), torch.zeros(rows, dtype=torch.bool, device=device)
     for number in range(draws.shape[1] if rows else 0):
-        chances = _chances(decoder.step(tokens[:, -1], past), words=words, first=number == 0)
+        last = tokens[:, -1]
+        chances = _chances(decoder.step(last, past), last, words=words, first=number == 0, repeats=repeats)
         drawn = _drawn(chances.softmax(1), draws[:, number].to(chances), share=share).masked_fill(ended, words.end)
         sums = sums + chances.gather(1, drawn[:, None])[:, 0].masked_fill(ended, 0)
         tokens = torch.cat([tokens, drawn[:, None]], dim=1)
@@ -86,11 +99,12 @@ def draws_for(names: Sequence[str], *, seed: int, most: int) -> Tensor:
     return found
 
 
-def _chances(scores: Tensor, *, words: Words, first: bool) -> Tensor:
-    """``(M, V)`` log p of the next token; minus infinity for what is never written."""
+def _chances(scores: Tensor, last: Tensor, *, words: Words, first: bool, repeats: bool) -> Tensor:
+    """``(M, V)`` log p of the token behind ``last (M,)``; minus infinity for what is never written there."""
     banned = ({words.pad, words.start, words.mask} - {words.end}) | ({words.end} if first else set())
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return wide.log_softmax(1).index_fill(1, torch.tensor(sorted(banned), device=scores.device), -torch.inf)
+    chances = wide.log_softmax(1).index_fill(1, torch.tensor(sorted(banned), device=scores.device), -torch.inf)
+    return chances if repeats else chances.scatter(1, last[:, None], -torch.inf)
 
 
 def _with_ends(chances: Tensor, *, ended: Tensor, words: Words) -> Tensor:

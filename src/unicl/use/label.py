@@ -5,13 +5,12 @@ import os
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -20,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from unicl.data.formats.finding_cells import PREFIX
+from unicl.data.loading.pool import pool
 from unicl.data.quarantine import Quarantine
 from unicl.data.reports.files import Reports, reports
 from unicl.data.reports.findings import Extractor, Mention, resolve
 from unicl.data.reports.sections import ASIDE, Report
-from unicl.data.reports.sentences import places
+from unicl.data.reports.sentences import count_words, places
 from unicl.data.reports.vocabulary import Vocabulary
 from unicl.errors import UserError, suggest
 from unicl.evaluate.bar import bar
@@ -36,6 +36,8 @@ CELLS: Final[Mapping[Finding, str]] = MappingProxyType(
 )
 """What CheXpert's tables write in a cell."""
 EVIDENCE: Final = ("id", "report", "finding", "value", "sentence", "start", "end", "words", "modifier")
+SPEAKING: Final = 20
+"""So many reports, not one of which says a word of a vocabulary, are of another language or subject."""
 CHUNK: Final = 250
 """Reports that a process gets at a time."""
 WORTH: Final = 20_000
@@ -65,11 +67,17 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class Summary:
-    """What was labelled: ``counts`` of each finding's values over the rows, and what was left out."""
+    """What was labelled: ``counts`` of each finding's values over the rows, and what was left out.
+
+    ``bare`` reports have sentences, and no word of the vocabulary in them; ``source`` is what reading a table noted.
+    """
 
     reports: int = 0
     rows: int = 0
     unread: int = 0
+    reason: str = ""
+    bare: int = 0
+    source: tuple[str, ...] = ()
     silent: list[str] = field(default_factory=list)
     whole: int = 0
     headings: Counter[str] = field(default_factory=Counter)
@@ -79,22 +87,31 @@ class Summary:
         """What a user should be told of the reports that were left out, or read otherwise."""
         several = f"{', '.join(self.silent[:3])}{', ...' if len(self.silent) > 3 else ''}"
         said = (
-            (self.unread, f"reports that cannot be read: {self.unread:,}"),
+            (self.unread, f"reports that cannot be read: {self.unread:,} (the first: {self.reason})"),
             (self.silent, f"reports without a sentence, left out: {len(self.silent):,} ({several})"),
             (
                 self.whole,
                 f"{self.whole:,} reports have none of the sections, and are read whole but for {', '.join(ASIDE)}",
             ),
+            (
+                2 * self.bare > self.reports,
+                f"{self.bare:,} of {self.reports:,} reports say no word of the vocabulary: is it of their language and "
+                "their subject?",
+            ),
         )
-        return tuple(text for number, text in said if number)
+        return (*self.source, *(text for number, text in said if number))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How reports are read: which vocabulary, a row for what, which sections."""
+    """How reports are read: which vocabulary, a row for what, which sections.
+
+    Sentences with fewer than ``least_words`` words get no row; only where each has one.
+    """
 
     vocabulary: Vocabulary
     by: By = "report"
+    least_words: int = 1
     sections: tuple[str, ...] = ("findings", "impression")
 
 
@@ -111,13 +128,17 @@ def label(
         raise UserError("findings are found by medspacy, which is missing; run: pip install 'unicl[findings]'")
     if not settings.sections:
         raise UserError("no section is named; name those to read, such as --sections findings,impression")
+    if workers < 0 or max_bad < 0:
+        raise UserError(f"--workers {workers} and --max-bad {max_bad}: neither can be below 0")
+    if settings.least_words > 1 and settings.by != "sentence":
+        raise UserError("--least-words leaves out sentences, but each row is a report; add --by sentence")
     _check(out, data=data)
     listed = out.with_suffix(".quarantine.jsonl")
     listed.unlink(missing_ok=True)
     quarantine = Quarantine(limit=max_bad, path=listed)
     source = reports(data, quarantine=quarantine)
     count = workers or max(1, min(os.cpu_count() or 1, source.total // WORTH))
-    summary = Summary()
+    summary = Summary(source=source.notes)
     with (
         _Tables(out, names=settings.vocabulary.names) as tables,
         bar("labelling", total=source.total, shown=progress) as step,
@@ -128,6 +149,7 @@ def label(
                 tables.write(rows)
             step(len(found))
         summary.unread = len(quarantine)
+        summary.reason = _first(quarantine.reasons)
         _require(summary, settings=settings, data=data)
     silent = Quarantine(limit=sys.maxsize, path=listed)
     for id in summary.silent:
@@ -144,6 +166,7 @@ def rows_of(report: Report, extractor: Extractor, *, settings: Settings) -> list
     return [
         _row(report, text[start:end], ((0, end - start),), extractor, number=number)
         for number, (start, end) in enumerate(found, start=1)
+        if count_words(text[start:end]) >= settings.least_words
     ]
 
 
@@ -193,10 +216,10 @@ def _labelled(source: Iterable[Report], *, settings: Settings, workers: int) -> 
     if workers <= 1:
         yield from (_work(chunk, settings=settings) for chunk in chunks)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with pool(workers) as processes:
         waiting: deque[Future[_Chunk]] = deque()
         for chunk in chunks:
-            waiting.append(pool.submit(_work, chunk, settings=settings))
+            waiting.append(processes.submit(_work, chunk, settings=settings))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -226,28 +249,42 @@ def _add(summary: Summary, id: str, rows: Sequence[Row]) -> None:
     summary.rows += len(rows)
     if not rows:
         summary.silent.append(id)
+    summary.bare += bool(rows) and not any(row.evidence for row in rows)
     for row in rows:
         for name, value in row.findings:
             summary.counts.setdefault(name, Counter())[value] += 1
 
 
+def _first(reasons: Mapping[str, str]) -> str:
+    """The first reason, with the name of its file once."""
+    return next((reason if id in reason else f"{id}: {reason}" for id, reason in reasons.items()), "")
+
+
 def _require(summary: Summary, *, settings: Settings, data: str) -> None:
     if not summary.rows:
+        first = f"\nThe first that cannot be read: {summary.reason}" if summary.reason else ""
         raise UserError(
             f"no report of {data!r} has a sentence to read ({summary.unread:,} cannot be read, {len(summary.silent):,} "
-            "are empty); name the folder or column that holds them"
+            f"are empty); name the folder or column that holds them{first}"
+        )
+    if summary.bare == summary.reports >= SPEAKING:
+        raise UserError(
+            f"none of the {summary.reports:,} reports says a word of the vocabulary {settings.vocabulary.name!r}; give "
+            "--vocabulary FILE with terms, and words that deny them, of their language and subject"
         )
     if summary.headings and summary.whole == summary.reports:
         asked, there = ", ".join(settings.sections), [name for name, _ in summary.headings.most_common(12)]
         near = suggest(settings.sections[0], there)
-        raise UserError(f"no report has a section called {asked} (there are: {', '.join(there)}){near}")
+        raise UserError(f"no report has a section called {asked}{near}; there are: {', '.join(there)}")
 
 
 def _check(out: Path, *, data: str) -> None:
     if out.suffix.casefold() != ".csv":
         raise UserError(f"--out is {str(out)!r}, but a table is written: give a name that ends in .csv")
-    if out.exists() and Path(data.partition("?")[0]).expanduser().resolve() == out.resolve():
-        raise UserError(f"--out {str(out)!r} is the table that is read; give another name")
+    read = Path(data.partition("?")[0]).expanduser().resolve()
+    for path in (out, evidence_path(out)):
+        if path.exists() and path.resolve() == read:
+            raise UserError(f"--out {str(out)!r}: {path.name} is the table that is read; give another name")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

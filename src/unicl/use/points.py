@@ -21,6 +21,7 @@ from unicl.evaluate.pictures import distinct_images, embed_pictures
 from unicl.evaluate.report import Score, figure
 from unicl.evaluate.run import evaluate
 from unicl.evaluate.scoring import measured
+from unicl.evaluate.split import patients_of
 from unicl.model import TwoTowers
 from unicl.objective.classify import Classify, ClassifySettings
 from unicl.use.merge import interpolate
@@ -130,11 +131,15 @@ def _areas(model: TwoTowers, source: Source, *, layer: ClassifySettings, asking:
     scores_NC = pictures.classes @ model.classifier(own.labels, templates=("{}",)).T
     known = Known.of(pictures.samples, own.labels, unmentioned=layer.unmentioned)
     require_finite(scores_NC, what="images' scores of findings")
-    return _area_scores(scores_NC, known, names=own.labels, seed=asking.seed)
+    patients = patients_of(pictures.samples)
+    return _area_scores(scores_NC, known, names=own.labels, patients=patients, seed=asking.seed)
 
 
-def _area_scores(scores_NC: Tensor, known: Known, *, names: Sequence[str], seed: int) -> tuple[Score, ...]:
-    numbers = measured(area_statistic(scores_NC, known), samples=len(scores_NC), bootstrap=Bootstrap(seed=seed))
+def _area_scores(
+    scores_NC: Tensor, known: Known, *, names: Sequence[str], patients: Sequence[str], seed: int
+) -> tuple[Score, ...]:
+    statistic, bootstrap = area_statistic(scores_NC, known), Bootstrap(seed=seed)
+    numbers = measured(statistic, samples=len(scores_NC), bootstrap=bootstrap, patients=patients)
     keys = [("findings/auc", "mean AUC"), *((f"findings/auc/{name}", name) for name in names)]
     counts = [len(scores_NC), *known.asked.sum(0).tolist()]
     found = [

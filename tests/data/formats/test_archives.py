@@ -59,7 +59,7 @@ def test_captions_of_the_json_and_labels_of_cls_are_read(tmp_path):
     assert brief(load(path)) == {"t.tar/a": (("one", "two"), ("0",))}
     assert brief(load(f"{path}?text=alt")) == {"t.tar/a": (("other",), ("0",))}
     assert load(path, names={"0": "cat"}).samples[0].labels == ("cat",)
-    with pytest.raises(UserError, match=r"no column 'title' \(text=title\); it has 'cls', 'caption', 'alt'"):
+    with pytest.raises(UserError, match=r"no column 'title', which text= names; it has 'cls', 'caption', 'alt'"):
         load(f"{path}?text=title")
 
 

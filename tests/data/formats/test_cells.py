@@ -53,7 +53,7 @@ def test_labels_are_named_by_the_class_list():
 def test_a_label_that_is_not_in_the_class_list_names_near_ones():
     read = Labels({"n01": "cat", "n02": "tiger"}, where="t.csv")
     with pytest.raises(
-        UserError, match=r"t.csv, line 7: the label 'tigre' is not in the class list, did you mean 'tiger'"
+        UserError, match=r"t.csv, line 7: the label 'tigre' is not in the class list .did you mean 'tiger'"
     ):
         read("tigre", place="line 7")
 

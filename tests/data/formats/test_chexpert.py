@@ -16,7 +16,8 @@ def test_the_table_in_the_folder_of_the_data_set_is_read(tmp_path):
     table = write_chexpert(tmp_path / "CheXpert-v1.0-small", STUDIES)
     source = load(str(table))
     assert source.format == "chexpert"
-    assert source.guessed == {"image": "Path", "findings": "No Finding and 13 more"}
+    assert source.guessed == {"image": "Path", "patient": "patient", "findings": "No Finding and 13 more"}
+    assert [sample.patient for sample in source.samples] == ["patient00001"] * 2 + ["patient00002"] * 2
     assert [sample.id for sample in source.samples] == [
         f"train/patient0000{number}/study1/view{view}_{side}.jpg"
         for number in (1, 2)
@@ -54,7 +55,7 @@ def test_views_findings_and_patients_are_chosen_by_the_query(tmp_path):
     frontal = load(f"{table}?where=Frontal/Lateral:Frontal;patient:patient00002&findings=Edema,Fracture")
     assert [sample.id for sample in frontal.samples] == ["train/patient00002/study1/view1_frontal.jpg"]
     assert frontal.samples[0].findings == (("Edema", Finding.UNCERTAIN), ("Fracture", Finding.UNMENTIONED))
-    with pytest.raises(UserError, match="no column for the finding 'Edma', did you mean 'Edema'"):
+    with pytest.raises(UserError, match="no column for the finding 'Edma' .did you mean 'Edema'"):
         load(f"{table}?findings=Edma")
 
 
@@ -80,6 +81,13 @@ def test_medclips_and_convirts_tables_are_read_as_released(tmp_path):
     texts = write_csv(tmp_path / "texts.csv", ("Variable", "Text"), [("Edema", "Alveolar edema is present.")])
     found = load(f"{texts}?label=Variable").samples
     assert [(sample.labels, sample.captions) for sample in found] == [(("Edema",), ("Alveolar edema is present.",))]
+
+
+def test_quoted_names_of_columns_are_the_same_names(tmp_path):
+    table = write_chexpert(tmp_path / "CheXpert-v1.0-small", STUDIES)
+    head, rows = table.read_text().split("\n", 1)
+    table.write_text(",".join(f'"{name}"' for name in head.split(",")) + "\n" + rows)
+    assert len(load(str(table)).samples) == 4
 
 
 def test_other_tables_are_none_of_chexperts(tmp_path):

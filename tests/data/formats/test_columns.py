@@ -44,7 +44,7 @@ def test_several_text_columns_can_be_named():
 
 def test_a_wrong_column_names_the_columns_found():
     with pytest.raises(
-        UserError, match=r"no column 'titel' \(text=titel\); it has 'image', 'title', did you mean 'title'"
+        UserError, match=r"no column 'titel' \(did you mean 'title'\?\), which text= names; it has 'image', 'title'"
     ):
         chosen("image", "title", text="titel")
 

@@ -1,7 +1,10 @@
+from shutil import rmtree
+
 import pytest
 
 from dicoms import dicom, ramp
 from radiographs import write_mimic
+from unicl.data.formats import mimic_cxr
 from unicl.data.formats.chexpert import FINDINGS
 from unicl.data.formats.mimic_cxr import is_mimic_cxr
 from unicl.data.image import decode
@@ -20,7 +23,8 @@ def test_tables_images_and_reports_come_together(tmp_path, packed):
         source = load(str(typed))
         assert source.format == "mimic-cxr"
         assert len(source.samples) == 6
-        assert source.guessed == {"image": "image", "text": "report", "findings": "No Finding and 13 more"}
+        roles = {"image": "image", "text": "report", "patient": "patient", "findings": "No Finding and 13 more"}
+        assert source.guessed == roles
         first = source.samples[0]
         assert first.id == "files/p10/p10000001/s50000001/00000001-pa.jpg"
         assert read_bytes(first.image)
@@ -51,6 +55,7 @@ def test_reports_may_stand_in_a_folder_of_their_own_or_nowhere(tmp_path):
     source = load(str(write_mimic(tmp_path / "without", STUDIES, reports=False)))
     assert all(sample.captions == () for sample in source.samples)
     assert "text" not in source.guessed
+    assert source.notes == ("there is no report (files/p.../s....txt) in without: the images have no texts",)
 
 
 def test_dicom_files_take_the_place_of_jpegs(tmp_path):
@@ -69,9 +74,30 @@ def test_a_missing_table_is_named(tmp_path):
     assert "have no findings" in source.notes[0]
     home = write_mimic(tmp_path / "b", STUDIES)
     (home / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
-    with pytest.raises(UserError, match=r"has no mimic-cxr-2.0.0-metadata.csv or .csv.gz, which lists the images"):
-        load(str(home / "mimic-cxr-2.0.0-chexpert.csv.gz"))
-    assert not is_mimic_cxr(home)
+    for typed in (home, home / "mimic-cxr-2.0.0-chexpert.csv.gz"):
+        with pytest.raises(UserError, match=r"has no mimic-cxr-2.0.0-metadata.csv or .csv.gz, which lists the images"):
+            load(str(typed))
+    home = write_mimic(tmp_path / "c", STUDIES)
+    (home / "mimic-cxr-2.0.0-split.csv.gz").unlink()
+    with pytest.raises(UserError, match="has no column 'split', which where= names"):
+        load(f"{home}?where=split:train")
+    assert not is_mimic_cxr(home / "files")
+
+
+def test_of_a_part_of_the_data_the_first_patients_that_are_there_say_where_files_stand(tmp_path, monkeypatch):
+    monkeypatch.setattr(mimic_cxr, "_HEAD", 1)
+    home = write_mimic(tmp_path, STUDIES, ending=".dcm")
+    rmtree(home / "files/p10/p10000001")
+    source = load(str(home))
+    assert len(source.samples) == 4
+    assert source.samples[0].image == home / "files/p10/p10000002/s50000002/00000002-pa.dcm"
+    assert source.samples[0].captions == ("The lungs of 2 are clear. The heart is normal.\nNo acute disease.",)
+    assert source.notes == ("2 of 6 images are of patients without a folder here, and left out",)
+    rmtree(home / "files/p10/p10000003/s50000003")
+    assert load(str(home)).notes[1].startswith("2 of 4 image paths lead to no file")
+    rmtree(home / "files")
+    with pytest.raises(UserError, match="none of the 6 images that .* names is there"):
+        load(str(home))
 
 
 def test_a_table_without_its_columns_or_that_is_none_is_named(tmp_path):

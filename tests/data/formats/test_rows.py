@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -68,10 +69,31 @@ def test_rows_with_other_values_in_a_column_are_not_read(tmp_path):
     assert read(("split", "test"), ("fold", "2")) == [("three",)]
     with pytest.raises(UserError, match="no row of t.csv has 'val' in the column 'split'"):
         read(("split", "val"))
-    with pytest.raises(UserError, match=r"t.csv has no column 'spilt' .* did you mean 'split'"):
+    with pytest.raises(UserError, match=r"t.csv has no column 'spilt' .did you mean 'split'.*which where= names"):
         read(("spilt", "test"))
 
 
 def test_groups_of_files_have_no_columns_to_choose_by(tmp_path):
     with pytest.raises(UserError, match="where= chooses rows of a table"):
         list(group_samples([], reading(tmp_path, where=(("split", "test"),))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "patients"),
+    [
+        ({}, ["7", "7", ""]),
+        ({"patient": "who"}, ["a", "b", "b"]),
+        ({"patient": ""}, ["", "", ""]),
+        ({"patient": "", "study": "who"}, ["a", "b"]),
+        ({"study": "who"}, ["7", "7"]),
+    ],
+)
+def test_a_patient_is_in_a_column_of_the_usual_name_or_the_one_that_is_named_or_the_study(tmp_path, fields, patients):
+    rows = [(b"1", "one", 7.0, "a"), (b"2", "two", 7.0, "b"), (b"3", "three", math.nan, "b")]
+    columns = ("image", "text", "Patient ID", "who")
+    assert [s.patient for s in table_samples([table(columns, rows)], reading(tmp_path, **fields))] == patients
+
+
+def test_a_column_of_patients_alone_is_no_data(tmp_path):
+    with pytest.raises(UserError, match="no column of 'patient_id' has a usual name for an image"):
+        list(table_samples([table(("patient_id",), [(1,)])], reading(tmp_path)))

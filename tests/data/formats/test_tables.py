@@ -148,7 +148,7 @@ def test_a_table_that_cannot_be_read_says_why(folder, text, message):
 
 def test_a_wrong_column_names_the_columns_found(folder):
     path = write(folder, "file,caption\nimages/a.png,red\n")
-    with pytest.raises(UserError, match=r"no column 'title' \(text=title\); it has 'file', 'caption'"):
+    with pytest.raises(UserError, match=r"no column 'title' .*which text= names; it has 'file', 'caption'"):
         load(f"{path}?text=title")
 
 

@@ -8,7 +8,7 @@ from unicl.data.loading.packed import Packed
 from unicl.space import RemoteTar, Sample, Slice, Streamed
 
 SAMPLES = (
-    Sample(id="a", image=Path("/data/a.jpg"), captions=("one", "two"), labels=("0", "x"), namespace="n"),
+    Sample(id="a", image=Path("/data/a.jpg"), captions=("one", "two"), labels=("0", "x"), namespace="n", patient="p"),
     Sample(id="b", image=Slice(Path("/data/s.tar"), 2**40, 17)),
     Sample(id="c", image=b"\xff\xd8", captions=("b",)),
     Sample(id="d", labels=("only",), namespace="m"),
@@ -28,7 +28,7 @@ def test_columns_give_back_the_samples_also_after_a_pickle():
 
 
 def test_every_field_of_a_sample_is_carried():
-    carried = {"id", "image", "captions", "labels", "namespace", "findings", "others"}
+    carried = {"id", "image", "captions", "labels", "namespace", "findings", "others", "patient"}
     assert {field.name for field in dataclasses.fields(Sample)} == carried
 
 

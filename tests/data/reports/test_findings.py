@@ -41,6 +41,13 @@ SENTENCES = {
     "Pneumothorax suspected.": {"Pneumothorax": UNCERTAIN},
     "Suspected pneumothorax.": {"Pneumothorax": UNCERTAIN},
     "The left chest tube has been removed.": {"Support Devices": ABSENT},
+    "No cardiomegaly with small pleural effusions.": {"Cardiomegaly": ABSENT, "Pleural Effusion": PRESENT},
+    "No acute process with an effusion, without edema.": {"Pleural Effusion": PRESENT, "Edema": ABSENT},
+    "Expanded lungs with no effusion.": {"Pleural Effusion": ABSENT},
+    "No findings consistent with pneumonia or edema.": {"Pneumonia": ABSENT, "Edema": ABSENT},
+    "Consolidation with effusion is not seen.": {"Consolidation": ABSENT, "Pleural Effusion": ABSENT},
+    "Possible pneumonia with effusion.": {"Pneumonia": UNCERTAIN, "Pleural Effusion": UNCERTAIN},
+    "The tip is in the lower SVC.": {"Support Devices": PRESENT},
     "Comparison is made with the prior study.": {},
     "": {},
 }
@@ -117,6 +124,47 @@ def test_findings_need_not_be_of_the_chest(tmp_path):
     extract = Extractor(vocabulary(str(path)))
     found = {mention.finding: mention.value for mention in extract("A green and hard fruit, devoid of apples.")}
     assert found == {"Ripe": ABSENT, "Apple": ABSENT}
+
+
+CHINESE = """
+language: zh
+findings:
+  气胸: [气胸]
+  积液: [胸腔积液, 胸水*]
+  心大: {terms: [心影 ... 增大], absent: [心影 ... 正常]}
+  导管: [PICC]
+cues:
+  absent: {before: [未见, 无]}
+  uncertain: {before: [考虑], after: [待排]}
+  ends: [，]
+"""
+
+
+def test_a_vocabulary_of_a_script_without_spaces_brings_its_own_cues(tmp_path):
+    (tmp_path / "zh.yaml").write_text(CHINESE, encoding="utf-8")
+    extract = Extractor(vocabulary(str(tmp_path / "zh.yaml")))
+
+    def said(sentence):
+        return {sentence[each.start : each.end]: (each.finding, each.value, each.cue) for each in extract(sentence)}
+
+    assert said("双肺未见气胸、胸腔积液，心影稍增大。") == {
+        "气胸": ("气胸", ABSENT, "未见"),
+        "胸腔积液": ("积液", ABSENT, "未见"),
+        "心影稍增大": ("心大", PRESENT, ""),
+    }
+    assert said("气胸待排，右侧胸水可见") == {"气胸": ("气胸", UNCERTAIN, "待排"), "胸水": ("积液", PRESENT, "")}
+    assert said("心影大小正常，置入PICC管。") == {
+        "心影大小正常": ("心大", ABSENT, SETTLED),
+        "PICC": ("导管", PRESENT, ""),
+    }
+    assert said("心影不正常。") == {}
+
+
+def test_in_another_language_english_cues_say_nothing(tmp_path):
+    (tmp_path / "de.yaml").write_text("language: de\nfindings: {A: [erguss]}\ncues: {absent: {before: [kein]}}\n")
+    extract = Extractor(vocabulary(str(tmp_path / "de.yaml")))
+    assert [mention.value for mention in extract("Kein Erguss")] == [ABSENT]
+    assert [mention.value for mention in extract("No Erguss")] == [PRESENT]
 
 
 def test_without_medspacy_the_message_says_how_to_install_it(words, monkeypatch):

@@ -53,6 +53,7 @@ def test_a_report_is_read_by_its_headings_and_its_wrapped_lines_are_joined():
         ("FINDINGS: Clear. IMPRESSION: Normal.", ["findings", "impression"]),
         ("Findings: clear\nConclusion: normal", ["findings", "impression"]),
         ("FINDINGS AND IMPRESSION: Clear.", ["findings and impression"]),
+        ("临床诊断：肺炎\n影像所见：双肺清晰。\n诊断意见: 未见异常。", ["indication", "findings", "impression"]),
         ("REASON FOR EXAM: cough\nWET READ: clear\r\nHISTORY: none", ["indication", "wet read", "indication"]),
         ("The heart is normal. Ratio 12:33.", [""]),
         ("The impression: all is well", [""]),
@@ -76,3 +77,5 @@ def test_a_heading_of_two_names_is_both_and_a_report_without_the_sections_is_rea
 def test_lines_are_joined_only_if_the_page_ended_them():
     assert paragraphs("Heart normal\nLungs clear\n\nBones\nintact") == "Heart normal\nLungs clear\nBones intact"
     assert paragraphs("- one\n- two\n  more") == "- one\n- two more"
+    assert paragraphs("双肺清晰\n心影增大") == "双肺清晰\n心影增大"
+    assert paragraphs("双肺清晰，" * 8 + "胸腔积\n液少许") == "双肺清晰，" * 8 + "胸腔积液少许"

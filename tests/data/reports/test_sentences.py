@@ -2,7 +2,7 @@
 
 import pytest
 
-from unicl.data.reports.sentences import places
+from unicl.data.reports.sentences import count_words, places
 
 
 def said(text):
@@ -25,3 +25,8 @@ def said(text):
 )
 def test_sentences_end_where_a_reader_ends_them(text, wanted):
     assert said(text) == wanted
+
+
+@pytest.mark.parametrize(("text", "count"), [("No focal X-ray, 3.5 cm!", 7), ("CT检查: 正常", 5), ("- .", 0)])
+def test_words_are_runs_of_letters_and_digits_and_chinese_characters(text, count):
+    assert count_words(text) == count

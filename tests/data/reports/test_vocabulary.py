@@ -27,7 +27,8 @@ def test_the_built_in_vocabulary_has_the_14_columns_of_chexpert_in_their_order()
     found = vocabulary("chexpert")
     assert found.names == CHEXPERT
     assert found.nothing.despite == ("Support Devices",)
-    assert {cue.side for cue in found.cues} == {"before", "after", "just before", "around", "ends", "none"}
+    sides = {"before", "after", "just before", "around", "ends", "ends absent", "none"}
+    assert {cue.side for cue in found.cues} == sides
     assert {cue.says for cue in found.cues} == set(SAID.values())
 
 
@@ -84,11 +85,28 @@ def test_the_longest_term_is_taken_and_a_cue_has_to_reach_its_last_part():
     assert matched(["heart ... normal"], "the heart is not normal", whole=True) == []
 
 
+def test_signs_without_spaces_need_no_edge_and_a_gap_is_of_five_signs():
+    found = pattern(["心影 ... 增大", "积液*"], language="zh")
+    assert [match[0] for match in found.finditer("心影稍增大，见积液可能")] == ["心影稍增大", "积液"]
+    assert not found.search("心影大小形态正常未见增大")
+    assert pattern(["心影 ... 正常"], whole=True, language="zh").search("心影大小正常")
+    assert not pattern(["心影 ... 正常"], whole=True, language="zh").search("心影不正常")
+    assert pattern(["PICC"], language="zh").search("置入PICC管")
+    assert not pattern(["PICC"], language="zh").search("PICCs")
+
+
+def test_another_language_has_the_cues_of_its_file_alone(tmp_path):
+    text = "language: DE\nfindings: {A: [a]}\ncues: {absent: {before: [kein]}, ends absent: [mit]}\n"
+    found = vocabulary(written(tmp_path, text))
+    assert found.language == "de"
+    assert [(cue.words, cue.side) for cue in found.cues] == [("mit", "ends absent"), ("kein", "before")]
+
+
 def test_only_some_findings_are_those_asked_for_and_near_names_are_proposed():
     found = vocabulary("chexpert")
     assert found.only(["edema", " Fracture"]).names == ("Edema", "Fracture")
     with pytest.raises(
-        UserError, match="'chexpert' lacks the finding 'Edemas' .it has .*Pneumothorax.*did you mean 'Edema'"
+        UserError, match="'chexpert' lacks the finding 'Edemas' .did you mean 'Edema'.*it has .*Pneumothorax"
     ):
         found.only(["Edemas"])
 
@@ -106,7 +124,7 @@ def test_a_vocabulary_that_is_not_there_names_near_ones(tmp_path):
     [
         ("findings: {A: [a]", "line 1, column 18 is not YAML"),
         ("- a\n- b\n", "holds .*wanted is 'findings:'"),
-        ("terms: {A: [a]}", "unknown entry 'terms' .known: findings"),
+        ("terms: {A: [a]}", "unknown entry 'terms'; known: findings"),
         ("findings:\n", "'findings' is missing"),
         ("findings: {A: a}", "findings: A is 'a'; wanted is a list of terms"),
         ("findings: {A: []}", "findings: A is \\[\\]; wanted is a list of words"),
@@ -119,7 +137,10 @@ def test_a_vocabulary_that_is_not_there_names_near_ones(tmp_path):
         ("findings:\n  A: [a]\n  B: [b]\n  a: [c]\n", "line 4: 'a' stands there a second time"),
         ("findings: {A: [a]}\nno finding: {despite: [B]}", "despite names 'B', which is no finding here"),
         ("findings: {A: [a]}\nno finding: {name: A}", "'A' is among the findings too"),
-        ("findings: {A: [a]}\ncues: [no]", "cues is .*wanted are absent, uncertain, apart, ends, none"),
+        ("findings: {A: [a]}\ncues: [no]", "cues is .*wanted are absent, uncertain, apart, ends, ends absent, none"),
+        ("findings: {A: [a]}\nlanguage: fr", "is in the language 'fr', and words that deny a finding"),
+        ("findings: {A: [a]}\nlanguage: fr\ncues: {ends: [mais]}", "words that deny a finding"),
+        ("findings: {A: [a]}\nlanguage: [fr]", "language holds \\['fr'\\], but a text was wanted"),
         ("findings: {A: [a]}\ncues: {absent: [without]}", "absent is .*lists called before, after"),
         ("findings: {A: [a]}\ncues: {absent: {front: [no]}}", "cues: absent has the unknown entry 'front'"),
     ],

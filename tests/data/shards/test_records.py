@@ -43,6 +43,12 @@ def test_a_record_gives_back_the_sample_whatever_its_texts(tmp_path):
     assert source.guessed == {"image": "image members", "text": "captions", "label": "labels"}
 
 
+def test_a_record_keeps_the_patient(tmp_path):
+    path = shard(tmp_path / "t.tar", Sample(id="a", patient="p7"), Sample(id="b"))
+    assert [sample.patient for sample in load(path).samples] == ["p7", ""]
+    assert [sample.patient for sample in load(f"{path}?patient=").samples] == ["", ""]
+
+
 def test_chinese_is_written_readably_and_the_size_stands_beside_it():
     content = record(APPLE, width=341, height=256)
     assert "一个红苹果".encode() in content

@@ -109,6 +109,27 @@ def test_the_mask_is_the_tokenizers_own_or_padding(bert, trained):
     assert mask_of(trained) == trained.pad_id
 
 
+def test_what_is_left_out_is_counted_before_training(bert):
+    captions = Counter({"a cat near a snowboarder": 3, "two cats": 1, "above and below": 2})
+    concepts = hiding(bert, captions=captions).concepts
+    assert concepts.whole == {"cat": 4}
+    assert concepts.cut == {"snowboarder": 3}
+    assert (concepts.captions, concepts.among) == (4, 6)
+    assert concepts.told() == (
+        "hides one word of a caption: 4 words of 1 concepts in 4 of 6 captions; 3 words in several tokens are never "
+        "hidden (snowboarder)"
+    )
+    assert hiding(bert, captions=Counter({"a cat": 1})).concepts.told().endswith("in 1 of 1 captions")
+
+
+def test_words_behind_the_end_of_the_tokens_do_not_count():
+    short = build_tokenizer(TextSettings(name="package:minilm", tokenizer="", context=5))
+    concepts = hiding(short, captions=Counter({"a cat near a snowboarder": 1})).concepts
+    assert (concepts.whole, concepts.cut) == ({"cat": 1}, {})
+
+
 def test_captions_without_a_whole_word_are_told(bert):
-    with pytest.raises(UserError, match="no caption has a word to hide .*NOUN.* one token"):
-        hiding(bert, captions=Counter({"above and below": 1}))
+    with pytest.raises(UserError, match="no caption has a noun, an adjective or a verb to hide; captions in English"):
+        hiding(bert, captions=Counter({"above and below": 1, "красный квадрат": 1}))
+    with pytest.raises(UserError, match=r"all 2 .*自行车.* are cut into several tokens .* of the captions' language"):
+        hiding(bert, captions=Counter({"红色的自行车": 1}))

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from checkpoint_cases import wrong_by_one
 from original_towers import shake
+from unicl import compare
 from unicl.errors import UserError
 from unicl.published import model_of
 from unicl.towers.weights import medclip
@@ -105,6 +106,38 @@ def test_text_embeddings_are_the_mean_of_three_layers_over_padding_too_as_in_the
     assert any("hidden layers 1, 2 and last" in note for note in published.notes)
     assert any("pooler" in note for note in published.notes)
     assert published.scale == pytest.approx(torch.tensor(2.0).exp().item())
+
+
+def test_gradients_are_those_of_the_original_models(tmp_path):
+    found, features, text, projection = opened(tmp_path, swin_state)
+    ours = model_of(medclip.read(found))
+    tokens, mask = ours.tokenizer(TEXTS[1:])
+    pixels = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    states = text(input_ids=tokens, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+    said = F.normalize(projection(torch.stack([states[1], states[2], states[-1]]).mean(0).mean(1)), dim=-1)
+    seen = F.normalize(features((pixels / 255 - medclip.MEAN) / medclip.STD), dim=-1)
+    for images, texts in ((seen, said), (ours.image(pixels).whole, ours.text(tokens, mask).whole)):
+        F.cross_entropy(7 * images @ texts.T, torch.arange(2)).backward()
+    words = "embeddings.word_embeddings.weight"
+    for theirs, own in (
+        (projection.weight, ours.text.head.weight),
+        (text.get_parameter(words), ours.text.backbone.get_parameter(words)),
+    ):
+        assert theirs.grad.abs().max() > 1e-4
+        torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_class_scores_the_mean_over_its_prompts(tmp_path):
+    found, *_ = opened(tmp_path, resnet_state)
+    model = model_of(medclip.read(found))
+    pixels = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    prompts = {"Heart": ("heart is large", "large heart"), "Finding": ("no acute finding",)}
+    with torch.no_grad():
+        images = model.image(pixels)
+        scores = compare.ensemble_scores(model, images, tuple(prompts), templates=prompts)
+        each = [images.whole @ model.embed_text(list(said)).T for said in prompts.values()]
+    expected = torch.stack([one.mean(1) for one in each], dim=1)
+    torch.testing.assert_close(scores / scores.abs().max(), expected / expected.abs().max(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_file_without_a_tokenizer_says_what_to_put_beside_it(tmp_path):

@@ -105,8 +105,8 @@ class Labels:
             return self._names.get(label, self._names.get(short, label))
         known = (*self._names, *sorted(self._classes.difference(self._names)))
         raise UserError(
-            f"{self._where}, {place}: the label {label!r} is not in the class list{suggest(label, known)} "
-            f"(the list has {listed(known)}); correct the label, or add it to the file of names="
+            f"{self._where}, {place}: the label {label!r} is not in the class list{suggest(label, known)}, which has "
+            f"{listed(known)}; correct the label, or add it to the file of names="
         )
 
 

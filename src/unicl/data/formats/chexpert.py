@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from csv import reader
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -38,7 +39,8 @@ def is_chexpert(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         head = file.read(4096).decode("utf-8-sig", "replace").splitlines()
-    return len(head) > 1 and any(name in head[0].split(",") for name in _IMAGES) and bool(_STUDY.search(head[1]))
+    columns = next(reader(head[:1]), [])
+    return len(head) > 1 and any(name in columns for name in _IMAGES) and bool(_STUDY.search(head[1]))
 
 
 def is_chexpert_folder(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which column of a table holds the image, the texts and the label."""
+"""Which column of a table holds the image, the texts, the label and the patient."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -26,6 +26,7 @@ USUAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("category", "categories", "cls", "target", "fine_label"),
             *("类别", "标签", "分类", "种类", "类"),
         ),
+        "patient": ("patient", "patient_id", "patientid", "subject_id", "患者", "病人", "患者id", "病人id"),
         "url": ("url", "image_url", "img_url", "uri", "link", "链接", "图片链接"),
     }
 )
@@ -36,20 +37,23 @@ USUAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class Columns:
     """The columns in use; ``texts`` are several when captions stand in columns of their own.
 
-    Rows with an equal value in the column ``study`` are one sample.
+    Rows with an equal value in the column ``study`` are one sample, and those with one in ``patient`` are of one.
     """
 
     image: str | None
     texts: tuple[str, ...]
     label: str | None
     study: str | None = None
+    patient: str | None = None
     findings: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """Image, texts, label, study, findings, as far as there are any: the order of a row's values."""
-        image, label, study = (() if name is None else (name,) for name in (self.image, self.label, self.study))
-        return (*image, *self.texts, *label, *study, *self.findings)
+        """Image, texts, label, study, patient, findings, as far as there are any: the order of a row's values."""
+        image, *others = (
+            () if name is None else (name,) for name in (self.image, self.label, self.study, self.patient)
+        )
+        return (*image, *self.texts, *(name for other in others for name in other), *self.findings)
 
     def described(self) -> dict[str, str]:
         """What to print: the role and the columns that fill it."""
@@ -60,6 +64,7 @@ class Columns:
             "text": ", ".join(self.texts) or None,
             "label": self.label,
             "study": self.study,
+            "patient": self.patient,
             "findings": findings,
         }
         return {role: column for role, column in roles.items() if column is not None}
@@ -76,7 +81,8 @@ def choose(columns: Iterable[str], spec: Spec, *, where: str, has_image: bool = 
     texts = _texts(spec.text, found=found, where=where)
     label = _one("label", spec.label, found=found, where=where)
     study = _named("study", spec.study, found=found, where=where) if spec.study else None
-    chosen = Columns(image=image, texts=texts, label=label, study=study)
+    patient = _one("patient", spec.patient, found=found, where=where)
+    chosen = Columns(image=image, texts=texts, label=label, study=study, patient=patient)
     if has_image:
         return chosen
     address = _guess("url", found)
@@ -85,7 +91,7 @@ def choose(columns: Iterable[str], spec: Spec, *, where: str, has_image: bool = 
             f"{where} names its images by address only (column {address!r}) and unicl fetches nothing: download them "
             f"(for example with img2dataset), or write {spec.path.name}?image= to use the texts alone"
         )
-    if not chosen.wanted and spec.findings is None:
+    if not (image or texts or label or study) and spec.findings is None:
         raise UserError(
             f"{where}: no column of {listed(found)} has a usual name for an image, a text or a label; "
             f"name them, for example {spec.path.name}?image=COLUMN&text=COLUMN{_headless(found)}"
@@ -110,7 +116,9 @@ def _one(role: str, asked: str | None, *, found: tuple[str, ...], where: str) ->
 def _named(role: str, asked: str, *, found: tuple[str, ...], where: str) -> str:
     if asked in found:
         return asked
-    raise UserError(f"{where} has no column {asked!r} ({role}={asked}); it has {listed(found)}{suggest(asked, found)}")
+    raise UserError(
+        f"{where} has no column {asked!r}{suggest(asked, found)}, which {role}= names; it has {listed(found)}"
+    )
 
 
 def _texts(asked: str | None, *, found: tuple[str, ...], where: str) -> tuple[str, ...]:

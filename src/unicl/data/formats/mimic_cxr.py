@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
+from unicl.data.formats.cells import Ledger
 from unicl.data.formats.chexpert import FINDINGS, PATIENT, STUDY, VIEW
 from unicl.data.formats.rows import Reading, Table, table_samples
 from unicl.errors import UserError
@@ -28,9 +29,9 @@ Row = tuple[str, ...]
 
 
 def is_mimic_cxr(path: Path) -> bool:
-    """Whether a folder holds MIMIC-CXR's table of images, or a file is one of its tables."""
+    """Whether a folder holds any of MIMIC-CXR's tables, or a file is one."""
     if path.is_dir():
-        return _find(path, "metadata") is not None
+        return any(is_mimic_cxr(file) for file in path.glob(f"{_START}*"))
     return path.name.startswith(_START) and path.name.endswith((".csv", ".csv.gz"))
 
 
@@ -48,7 +49,9 @@ def mimic_samples(reading: Reading) -> Iterator[Sample]:
     labelled = _labelled(typed, folder)
     if labelled is None:
         reading.ledger.note(f"there is no {_START}...-chexpert.csv in {folder.name}: the images have no findings")
-    table = _table(folder, labelled, root=spec.root or folder)
+    table = _table(folder, labelled, root=spec.root or folder, ledger=reading.ledger)
+    if REPORT not in table.columns:
+        reading.ledger.note(f"there is no report (files/p.../s....txt) in {folder.name}: the images have no texts")
     found = [name for name in FINDINGS if name in table.columns]
     asked = replace(
         spec,
@@ -74,26 +77,29 @@ class _Place:
         return f"files/p{patient[:2]}/p{patient}/s{study}"
 
 
-def _table(folder: Path, labelled: Path | None, *, root: Path) -> Table:
+def _table(folder: Path, labelled: Path | None, *, root: Path, ledger: Ledger) -> Table:
     images = _find(folder, "metadata")
     if images is None:
         raise UserError(
             f"{str(folder)!r} has no {_START}.0.0-metadata.csv or .csv.gz, which lists the images of MIMIC-CXR; put it "
             "beside the other tables"
         )
-    metadata = _read(images, ("dicom_id", "subject_id", "study_id", VIEWS))
+    rows_of_images = _read(images, ("dicom_id", "subject_id", "study_id", VIEWS))
+    metadata = _there(rows_of_images, root)
+    if len(metadata) < len(rows_of_images):
+        left = len(rows_of_images) - len(metadata)
+        ledger.note(f"{left:,} of {len(rows_of_images):,} images are of patients without a folder here, and left out")
     names: Row = ()
     by_study: Mapping[str, Row] = {}
     if labelled is not None:
         names, by_study = _by(labelled, key="study_id", columns=FINDINGS)
-    parts: Mapping[str, Row] = {}
-    if (split := _find(folder, "split")) is not None:
-        _, parts = _by(split, key="dicom_id", columns=(SPLIT,))
-    place = _place(metadata, root)
+    split = _find(folder, "split")
+    _, parts = ((), {}) if split is None else _by(split, key="dicom_id", columns=(SPLIT,))
+    place = _place([row for _, row in metadata], root)
     blank = ("",) * len(names)
 
     def rows(wanted: Row) -> Iterator[tuple[int, Sequence[object]]]:
-        for number, (id, patient, study, view) in enumerate(metadata, start=2):
+        for number, (id, patient, study, view) in metadata:
             home = place.study(patient, study)
             found = {
                 IMAGE: f"{home}/{id}{place.ending}",
@@ -109,17 +115,31 @@ def _table(folder: Path, labelled: Path | None, *, root: Path) -> Table:
             yield number, [found[name] for name in wanted]
 
     reports = () if place.reports is None else (REPORT,)
-    columns = (IMAGE, *reports, STUDY, PATIENT, SPLIT, VIEWS, VIEW, *names)
+    columns = (IMAGE, *reports, STUDY, PATIENT, *(() if split is None else (SPLIT,)), VIEWS, VIEW, *names)
     return Table(where=images.name, columns=columns, rows=rows)
 
 
 def _place(metadata: Sequence[Row], root: Path) -> _Place:
-    """How images end, and where reports stand, by the files that the first rows name."""
+    """How images end, and where reports stand: by the files of the first rows, else of the first patients there are."""
     head = [(id, _Place.study(patient, study)) for id, patient, study, _ in islice(metadata, _HEAD)]
-    found = (end for id, home in head for end in _ENDINGS if (root / home / f"{id}{end}").is_file())
+    named = (end for id, home in head for end in _ENDINGS if (root / home / f"{id}{end}").is_file())
+    others = (file.suffix for home in _patients(root) for file in home.glob("s*/*") if file.suffix in _ENDINGS)
     tops = (root, root / "mimic-cxr-reports")
-    reports = next((top for top in tops if any((top / f"{home}.txt").is_file() for _, home in head)), None)
-    return _Place(ending=next(found, _ENDINGS[0]), reports=reports)
+    by_name = (top for top in tops if any((top / f"{home}.txt").is_file() for _, home in head))
+    by_look = (top for top in tops if any(any(home.glob("s*.txt")) for home in _patients(top)))
+    return _Place(ending=next(chain(named, others), _ENDINGS[0]), reports=next(chain(by_name, by_look), None))
+
+
+def _there(rows: Sequence[Row], root: Path) -> list[tuple[int, Row]]:
+    """The rows of patients that have a folder, with their lines; all if none has. A part is often all there is."""
+    known = {patient.name for part in root.glob("files/p*") for patient in part.glob("p*")}
+    numbered = list(enumerate(rows, start=2))
+    return [(number, row) for number, row in numbered if f"p{row[1]}" in known] or numbered
+
+
+def _patients(top: Path) -> Iterator[Path]:
+    """Some patients' folders: all data has 65,000 of them."""
+    return islice(top.glob("files/p*/p*"), _HEAD)
 
 
 def _report(path: Path) -> str:

@@ -66,7 +66,8 @@ class Group:
 def table_samples(tables: Sequence[Table], reading: Reading) -> Iterator[Sample]:
     """The samples of tables with the same columns; rows that repeat an image are one sample with all its captions.
 
-    With ``study=COLUMN``, rows with an equal value there are one sample with all their images and captions.
+    With ``study=COLUMN``, rows with an equal value there are one sample with all their images and captions, which is
+    of one patient even if no column says of which.
     """
     first = tables[0]
     chosen = choose(first.columns, reading.spec, where=first.where)
@@ -117,6 +118,7 @@ def group_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Sample]
             captions=texts,
             labels=tuple(dict.fromkeys((*own, *given))),
             namespace=reading.namespace,
+            patient="" if chosen.patient is None else _name_of(fields.get(chosen.patient)),
         )
 
 
@@ -139,8 +141,8 @@ def _only(table: Table, where: Sequence[tuple[str, str]]) -> Table:
     (column, value), *others = where
     if column not in table.columns:
         raise UserError(
-            f"{table.where} has no column {column!r} (where={column}:{value}); it has {listed(table.columns)}"
-            f"{suggest(column, table.columns)}"
+            f"{table.where} has no column {column!r}{suggest(column, table.columns)}, which where= names; it has "
+            f"{listed(table.columns)}"
         )
 
     def rows(wanted: tuple[str, ...]) -> Iterator[tuple[int, Sequence[object]]]:
@@ -162,6 +164,7 @@ def _rows(
     labels = Labels(reading.names, where=table.where, features=table.classes.get(chosen.label or "", ()))
     start = int(chosen.image is not None)
     stop = start + len(chosen.texts)
+    after = stop + int(chosen.label is not None)
     for number, values in table.rows(chosen.wanted):
         place = f"{table.unit} {number}"
         id, image = table.prefix + place, None
@@ -173,11 +176,24 @@ def _rows(
             _count(image, texts, classes, chosen=chosen, ledger=reading.ledger, place=table.prefix + place)
         if image is not None or texts or classes:
             known = findings(values[-len(chosen.findings) :], place=place) if chosen.findings else ()
-            if chosen.study is not None:
-                id = str(values[stop + (chosen.label is not None)] or "").strip() or id
+            study = "" if chosen.study is None else _name_of(values[after])
+            patient = "" if chosen.patient is None else _name_of(values[after + (chosen.study is not None)])
             yield Sample(
-                id=id, image=image, captions=texts, labels=classes, namespace=reading.namespace, findings=known
+                id=study or id,
+                image=image,
+                captions=texts,
+                labels=classes,
+                namespace=reading.namespace,
+                findings=known,
+                patient=patient or study,
             )
+
+
+def _name_of(cell: object) -> str:
+    """What stands for a study or a patient: a number as it is written where nothing is missing (7, and not 7.0)."""
+    if isinstance(cell, float):
+        return "" if cell != cell else f"{cell:.17g}"
+    return "" if cell is None else str(cell).strip()
 
 
 def _located(cell: object, *, id: str, place: str, table: Table, locator: Locator) -> tuple[str, ImageSource | None]:
@@ -214,6 +230,7 @@ def _merged(samples: Sequence[Sample]) -> Sample:
         captions=tuple(texts),
         labels=tuple(classes),
         findings=_joined([sample.findings for sample in samples if sample.findings]),
+        patient=next((sample.patient for sample in samples if sample.patient), ""),
     )
 
 

@@ -18,6 +18,7 @@ class Packed(Sequence[Sample]):
         self._labels = [sample.labels for sample in samples]
         self._namespaces = [sample.namespace for sample in samples]
         self._findings = [sample.findings for sample in samples]
+        self._patients = [sample.patient for sample in samples]
         names: dict[Path, str] = {}
         self._places = [_place(sample.image, names) for sample in samples]
         slices = [(s.image.offset, s.image.size) if isinstance(s.image, Slice | Streamed) else (-1, 0) for s in samples]
@@ -46,6 +47,7 @@ class Packed(Sequence[Sample]):
             namespace=self._namespaces[index],
             findings=self._findings[index],
             others=self._more(index),
+            patient=self._patients[index],
         )
 
     def __iter__(self) -> Iterator[Sample]:

@@ -31,10 +31,11 @@ _TABLES: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reports:
-    """The reports of a source: how many there are, and a reader that skips those that cannot be read."""
+    """The reports of a source: how many there are, a reader that skips those that cannot be read, and its notes."""
 
     total: int
     read: Callable[[], Iterator[Report]]
+    notes: tuple[str, ...] = ()
 
 
 def reports(typed: str, *, quarantine: Quarantine) -> Reports:
@@ -96,10 +97,11 @@ def _table(spec: Spec) -> Reports:
         spec = replace(spec, text=",".join(usual))
     if columns and not choose(columns, spec, where=spec.name).texts:
         raise UserError(_textless(spec, columns))
-    found = [sample for sample in load_as(spec).samples if sample.captions]
+    source = load_as(spec)
+    found = [sample for sample in source.samples if sample.captions]
     if not found:
         raise UserError(_textless(spec, columns))
-    return Reports(total=len(found), read=lambda: map(_of_sample, found))
+    return Reports(total=len(found), read=lambda: map(_of_sample, found), notes=source.notes)
 
 
 def _textless(spec: Spec, columns: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from unicl.data.reports.vocabulary import NEAR, Cue, Nothing, Terms, Vocabulary, pattern, spread
+from unicl.data.reports.sentences import UNSPACED
+from unicl.data.reports.vocabulary import ENGLISH, NEAR, Cue, Nothing, Terms, Vocabulary, pattern, spread
 from unicl.errors import UserError
 from unicl.space import Finding, Findings
 
@@ -30,7 +31,12 @@ STRENGTH: Final = (Finding.PRESENT, Finding.UNCERTAIN, Finding.ABSENT)
 """Of several mentions in one text the strongest counts, as in CheXpert's labeler (as remembered)."""
 SETTLED: Final = "the words themselves"
 _GROUP: Final = "findings"
-_SILENT: Final[Mapping[str, str]] = MappingProxyType({"ends": "TERMINATE", "none": "PSEUDO"})
+_DENIES: Final = "NEGATED_EXISTENCE"
+_STOP: Final = "END OF WHAT IS ABSENT"
+_SILENT: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {"ends": ("SILENT", "TERMINATE"), "ends absent": (_STOP, "FORWARD"), "none": ("SILENT", "PSEUDO")}
+)
+"""The category and direction of cues that say nothing themselves."""
 _DIRECTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {"before": "FORWARD", "after": "BACKWARD", "around": "BIDIRECTIONAL"}
 )
@@ -73,10 +79,11 @@ class Extractor:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._readers = tuple(_Reader.of(terms) for terms in vocabulary.findings)
-        self._context = _Context(vocabulary.cues)
+        language = vocabulary.language
+        self._readers = tuple(_Reader.of(terms, language=language) for terms in vocabulary.findings)
+        self._context = _Context(vocabulary.cues, language=language)
         others = vocabulary.nothing.others if vocabulary.nothing else ()
-        self._others = _Reader.of(Terms(name="", terms=others)) if others else None
+        self._others = _Reader.of(Terms(name="", terms=others), language=language) if others else None
         self._cache: dict[str, tuple[Mention, ...]] = {}
 
     def __call__(self, sentence: str) -> tuple[Mention, ...]:
@@ -136,14 +143,14 @@ class _Reader:
     apart: re.Pattern[str] | None
 
     @classmethod
-    def of(cls, terms: Terms) -> "_Reader":
+    def of(cls, terms: Terms, *, language: str) -> "_Reader":
         both = ((terms.absent, Finding.ABSENT), (terms.uncertain, Finding.UNCERTAIN))
-        settled = [(pattern(phrases, whole=True), value) for phrases, value in both]
+        settled = [(pattern(phrases, whole=True, language=language), value) for phrases, value in both]
         return cls(
             name=terms.name,
-            terms=pattern(terms.terms),
+            terms=pattern(terms.terms, language=language),
             settled=tuple((found, value) for found, value in settled if found is not None),
-            apart=pattern(terms.apart),
+            apart=pattern(terms.apart, language=language),
         )
 
     def read(self, sentence: str) -> Iterator[_Found]:
@@ -161,19 +168,24 @@ class _Reader:
 
 
 class _Context:
-    """medspacy's ConText over one sentence at a time: its own rules, and the cues of a vocabulary."""
+    """medspacy's ConText over one sentence at a time: its own rules for English, and the cues of a vocabulary."""
 
-    def __init__(self, cues: Sequence[Cue]) -> None:
+    def __init__(self, cues: Sequence[Cue], *, language: str) -> None:
         parts = _medspacy()
-        self._language = parts["blank"]("en")
-        self._language.tokenizer = parts["tokenizer"](self._language)
+        self._language = parts["blank"](ENGLISH)
+        self._language.tokenizer = _tokenizer(parts["tokenizer"](self._language))
         self._span = parts["span"]
         self._context = parts["context"](self._language, rules=None, input_span_type="group", span_group_name=_GROUP)
         rules = {words: parts["rule"](**_rule(cue, words)) for cue in cues for words in spread(cue.words)}
-        own = parts["rule"].from_json(self._context.DEFAULT_RULES_FILEPATH)
+        own = parts["rule"].from_json(self._context.DEFAULT_RULES_FILEPATH) if language == ENGLISH else []
         # Of two rules with the same words, ours; some of medspacy's suit the notes of a ward and not an image.
-        self._context.add([rule for rule in own if rule.literal.casefold() not in rules])
-        self._context.add(list(rules.values()))
+        every = [*(rule for rule in own if rule.literal.casefold() not in rules), *rules.values()]
+        for rule in every:
+            if rule.category == _DENIES and rule.direction == "FORWARD":
+                rule.terminated_by = {_STOP}
+        # Matches nothing; medspacy warns at each sentence where no rule is a pattern.
+        every.append(parts["rule"]("", "SILENT", pattern=[{"ORTH": ""}], direction="PSEUDO"))
+        self._context.add(every)
 
     def judge(self, sentence: str, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[Finding, str]]:
         """What is said at each place ``(start, end)`` of a sentence, and the cue that says so ("" if there is none)."""
@@ -203,7 +215,8 @@ def _decided(span: Any, document: Any) -> tuple[Finding, str]:
 
 def _rule(cue: Cue, words: str) -> dict[str, Any]:
     if cue.side in _SILENT:
-        return {"literal": words, "category": "SILENT", "direction": _SILENT[cue.side]}
+        category, direction = _SILENT[cue.side]
+        return {"literal": words, "category": category, "direction": direction}
     is_near = cue.side.startswith(("just", "around"))
     return {
         "literal": words,
@@ -211,6 +224,17 @@ def _rule(cue: Cue, words: str) -> dict[str, Any]:
         "direction": _DIRECTIONS[cue.side.removeprefix("just ")],
         "max_scope": NEAR if is_near else None,
     }
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    """medspacy's, with each sign of a script without spaces as a token of its own."""
+    infixes = tokenizer.infix_finditer
+
+    def split(text: str) -> list[re.Match[str]]:
+        return sorted((*infixes(text), *UNSPACED.finditer(text)), key=re.Match.start)
+
+    tokenizer.infix_finditer = split
+    return tokenizer
 
 
 def _medspacy() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from unicl.data.formats.encodings import decode_text
-from unicl.data.reports.sentences import ITEM
+from unicl.data.reports.sentences import ITEM, UNSPACED
 
 ASIDE: Final = ("indication", "comparison", "technique", "examination", "recommendation")
 """Sections that say what was asked or done; they are not read where the sections that were asked for are missing."""
@@ -23,13 +23,19 @@ _SAME: Final = MappingProxyType(
         **dict.fromkeys(("comparisons", "prior studies"), "comparison"),
         "techniques": "technique",
         **dict.fromkeys(("recommendations", "recommendation(s)"), "recommendation"),
+        **dict.fromkeys(("影像所见", "检查所见", "影像表现", "影像学表现", "所见"), "findings"),
+        **dict.fromkeys(("诊断意见", "影像诊断", "诊断印象", "印象", "结论"), "impression"),
+        **dict.fromkeys(("临床诊断", "临床资料", "病史", "主诉"), "indication"),
+        **dict.fromkeys(("检查方法", "检查技术"), "technique"),
+        **dict.fromkeys(("检查部位", "检查项目"), "examination"),
     }
 )
 """Headings that mean the same section."""
 _KNOWN: Final = "|".join(sorted({*_SAME, *_SAME.values(), "findings and impression"}, key=len, reverse=True))
 _KNOWN_RE: Final = _KNOWN.replace("(", r"\(").replace(")", r"\)")
 _HEADING: Final = re.compile(
-    rf"(?:^[ \t]*(?P<line>(?i:{_KNOWN_RE})|[A-Z][A-Z ,/&()-]{{2,50}})|(?<!\w)(?P<inline>{_KNOWN_RE.upper()}))[ \t]*:",
+    rf"(?:^[ \t]*(?P<line>(?i:{_KNOWN_RE})|[A-Z][A-Z ,/&()-]{{2,50}})|(?<!\w)(?P<inline>{_KNOWN_RE.upper()}))"
+    r"[ \t]*[:：]",
     re.MULTILINE,
 )
 _SHORT_LINE: Final = 50
@@ -99,9 +105,11 @@ def paragraphs(text: str) -> str:
     found: list[str] = []
     is_open, last = False, ""
     for line in (line.strip() for line in text.split("\n")):
-        is_own = len(last) < _SHORT_LINE and line[:1].isupper()
+        is_unspaced = UNSPACED.match(line) is not None
+        # Signs that take no spaces are twice as wide, and have no capitals.
+        is_own = len(last) < _SHORT_LINE // 2 if is_unspaced else len(last) < _SHORT_LINE and line[:1].isupper()
         if line and is_open and not is_own and not ITEM.match(line):
-            found[-1] += f" {line}"
+            found[-1] += line if is_unspaced and UNSPACED.match(last[-1]) else f" {line}"
         elif line:
             found.append(line)
         is_open, last = bool(line), line

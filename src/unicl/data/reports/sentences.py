@@ -1,11 +1,16 @@
-"""Where the sentences of a text begin and end."""
+"""Where the sentences of a text begin and end, and how long they are."""
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
+import regex
+
 ITEM: Final = re.compile(r"(?:\d{1,2}[.)]|[-*•])\s+")
 """What begins an item of a list."""
+UNSPACED: Final = re.compile(r"[\u3005\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""A sign of a script that puts no spaces between words: Chinese, Japanese."""
+_WORD: Final = regex.compile(r"\p{Han}|[^\W\p{Han}]+")
 _END: Final = re.compile(r"[.!?][\"')\]]*\s+|[。！？；]+[”’」』）]*\s*")
 _NEVER: Final = re.compile(r"(?:^|\W)(?:dr|mr|mrs|ms|vs|approx|e\.g|i\.e|cf|[A-Z])\.$", re.IGNORECASE)
 _SOMETIMES: Final = re.compile(r"(?:^|\W)(?:cm|mm|etc|a\.m|p\.m)\.$", re.IGNORECASE)
@@ -23,6 +28,11 @@ def places(text: str) -> tuple[tuple[int, int], ...]:
                 found.append((first, first + len(text[first:end].rstrip())))
             start = end
     return tuple(found)
+
+
+def count_words(text: str) -> int:
+    """How many runs of letters and digits a text has; a Chinese character is a word."""
+    return len(_WORD.findall(text))
 
 
 def _ends(line: str, *, offset: int) -> Iterator[int]:

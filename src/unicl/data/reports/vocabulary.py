@@ -11,12 +11,14 @@ from typing import Final, Literal
 
 import yaml
 
+from unicl.data.reports.sentences import UNSPACED
 from unicl.errors import UserError, suggest
 from unicl.space import Finding
 
 BUILT_IN: Final = ("chexpert",)
+ENGLISH: Final = "en"
 SHARED: Final = "cues"
-"""The cues that every vocabulary has: what reports say of certainty beyond the rules that medspacy brings."""
+"""The cues that every English vocabulary has: what reports say of certainty beyond the rules that medspacy brings."""
 GAP: Final = "..."
 REACH: Final = 5
 """How many words a gap holds at most."""
@@ -26,9 +28,15 @@ SAID: Final[Mapping[str, Finding]] = MappingProxyType(
     {"absent": Finding.ABSENT, "uncertain": Finding.UNCERTAIN, "apart": Finding.UNMENTIONED}
 )
 SIDES: Final[tuple["Side", ...]] = ("before", "after", "just before", "just after", "around")
-SILENT: Final[tuple["Side", ...]] = ("ends", "none")
+SILENT: Final[tuple["Side", ...]] = ("ends", "ends absent", "none")
 
 _GAP: Final = rf"(?:[\s/-]+(?!(?:but|without|however|versus|vs|or)\b)\w+){{0,{REACH}}}?"
+_LETTER: Final = UNSPACED.pattern.replace("[", r"[^\W", 1)
+_FROM: Final = f"(?<!{_LETTER})"
+_TO: Final = f"(?!{_LETTER})"
+"""The edges of a word, which may stand right beside the signs of a script without spaces."""
+_NO_SPACE_GAP: Final = rf"\w{{0,{REACH}}}?"
+_NO_SPACE_WHOLE: Final = rf"(?:(?![不无無未没沒非])\w){{0,{REACH}}}?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,7 @@ class Nothing:
     others: tuple[str, ...] = ()
 
 
-Side = Literal["before", "after", "just before", "just after", "around", "ends", "none"]
+Side = Literal["before", "after", "just before", "just after", "around", "ends", "ends absent", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +74,9 @@ class Cue:
     """Words that change what is said of findings, and where these stand.
 
     On ``side`` they stand anywhere before or after a finding, or within `NEAR` words of it, on either side if
-    ``around``; ``ends`` ends the reach of other cues, ``none`` looks like a cue and is none. UNMENTIONED means another
-    time or person, or a condition. Of two cues with the same words the later one counts.
+    ``around``; ``ends`` ends the reach of other cues, ``ends absent`` that of those before it that say ABSENT, ``none``
+    looks like a cue and is none. UNMENTIONED means another time or person, or a condition. Of two cues with the same
+    words the later one counts.
     """
 
     words: str
@@ -77,12 +86,13 @@ class Cue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Findings, in the order of the table's columns."""
+    """Findings, in the order of the table's columns, and the cues of the ``language`` that texts are in."""
 
     name: str
     findings: tuple[Terms, ...]
     nothing: Nothing | None = None
     cues: tuple[Cue, ...] = ()
+    language: str = ENGLISH
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,8 +111,8 @@ class Vocabulary:
             if name.casefold() not in known:
                 names = [terms.name for terms in self.findings]
                 raise UserError(
-                    f"the vocabulary {self.name!r} lacks the finding {name!r} (it has {', '.join(names)})"
-                    f"{suggest(name, names)}"
+                    f"the vocabulary {self.name!r} lacks the finding {name!r}{suggest(name, names)}; it has "
+                    f"{', '.join(names)}"
                 )
             chosen[name.casefold()] = known[name.casefold()]
         return replace(self, findings=tuple(chosen.values()), nothing=None)
@@ -112,35 +122,38 @@ def vocabulary(name: str) -> Vocabulary:
     """A vocabulary that comes with the library (`BUILT_IN`), or that of a YAML file.
 
     A file maps ``findings`` to names, and these to a list of terms or to ``terms``, ``absent``, ``uncertain``,
-    ``except``. Raises `UserError` that says where a file is not of this shape.
+    ``except``; in another ``language`` than English it brings all its cues. Raises `UserError` that says where a file
+    is not of this shape.
     """
-    cues = _cues(_yaml(_shipped(SHARED), where=SHARED).get("cues"), where=SHARED)
     if name in BUILT_IN:
-        return _read(_shipped(name), name=name, cues=cues)
+        return _read(_shipped(name), name=name)
     path = Path(name).expanduser()
     if not path.is_file():
         near = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
         raise UserError(
-            f"there is no vocabulary {name!r}; give {', '.join(BUILT_IN)}, or a YAML file with findings and their terms"
-            f"{suggest(path.name, (*BUILT_IN, *near))}"
+            f"there is no vocabulary {name!r}{suggest(path.name, (*BUILT_IN, *near))}; give {', '.join(BUILT_IN)}, or "
+            "a YAML file with findings and their terms"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the vocabulary {name!r} cannot be read as UTF-8 text: {error}") from error
-    return _read(text, name=name, cues=cues)
+    return _read(text, name=name)
 
 
-def pattern(phrases: Sequence[str], *, whole: bool = False) -> re.Pattern[str] | None:
+def pattern(phrases: Sequence[str], *, whole: bool = False, language: str = ENGLISH) -> re.Pattern[str] | None:
     """Phrases of a vocabulary as one expression, the longest first; None if there are none.
 
     The last group of a match is what a cue has to reach: the words behind the last gap, so that a cue in the gap stands
-    before them. With ``whole`` a gap holds no negation.
+    before them. With ``whole`` a gap holds no negation. In another language than English, words may stand right beside
+    the signs of a script without spaces.
     """
     if not phrases:
         return None
     longest = sorted(dict.fromkeys(phrases), key=len, reverse=True)
-    return re.compile("|".join(_expression(phrase, whole=whole) for phrase in longest), re.IGNORECASE)
+    # The other edges take twice the time.
+    edges = (r"\b", r"\b") if language == ENGLISH else (_FROM, _TO)
+    return re.compile("|".join(_expression(phrase, whole=whole, edges=edges) for phrase in longest), re.IGNORECASE)
 
 
 def spread(phrase: str) -> tuple[str, ...]:
@@ -148,16 +161,23 @@ def spread(phrase: str) -> tuple[str, ...]:
     return tuple(" ".join(words) for words in product(*(word.split("|") for word in phrase.split())))
 
 
-def _expression(phrase: str, *, whole: bool) -> str:
-    gap = _GAP.replace("but|", "but|no|not|") if whole else _GAP
+def _expression(phrase: str, *, whole: bool, edges: tuple[str, str]) -> str:
+    if UNSPACED.search(phrase):
+        gap, space = _NO_SPACE_WHOLE if whole else _NO_SPACE_GAP, r"[\s/-]*"
+    else:
+        gap, space = _GAP.replace("but|", "but|no|not|") if whole else _GAP, r"[\s/-]+"
     parts = [part.split() for part in phrase.split(GAP)]
-    *before, last = (r"[\s/-]+".join(_word(word) for word in words) for words in parts)
-    start = "".join(rf"{words}{gap}[\s/-]+" for words in before)
-    return rf"\b{start}({last})\b"
+    *before, last = (space.join(_word(word) for word in words) for words in parts)
+    start = "".join(f"{words}{gap}{space}" for words in before)
+    first, end = edges
+    return f"{'' if UNSPACED.match(phrase[0]) else first}{start}({last}){'' if UNSPACED.match(phrase[-1]) else end}"
 
 
 def _word(word: str) -> str:
-    choices = [re.escape(choice).replace(r"\*", r"\w*") for choice in word.split("|")]
+    # Where no space ends a word, any ending would be all that follows.
+    choices = [
+        re.escape(choice).replace(r"\*", "" if UNSPACED.search(choice) else r"\w*") for choice in word.split("|")
+    ]
     return f"(?:{'|'.join(choices)})" if len(choices) > 1 else choices[0]
 
 
@@ -165,9 +185,10 @@ def _shipped(name: str) -> str:
     return (files("unicl.data") / "vocabularies" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def _read(text: str, *, name: str, cues: tuple[Cue, ...]) -> Vocabulary:
+def _read(text: str, *, name: str) -> Vocabulary:
     content = _yaml(text, where=name)
-    _known(content, ("findings", "no finding", "cues"), where=name)
+    _known(content, ("findings", "no finding", "cues", "language"), where=name)
+    language = _text(content.get("language", ENGLISH), where=f"{name}: language").casefold()
     found = content.get("findings")
     if not isinstance(found, dict) or not found:
         raise UserError(
@@ -177,8 +198,15 @@ def _read(text: str, *, name: str, cues: tuple[Cue, ...]) -> Vocabulary:
     findings = tuple(_terms(key, value, where=f"{name}: findings") for key, value in found.items())
     names = [terms.name for terms in findings]
     nothing = _nothing(content.get("no finding"), names=names, where=f"{name}: no finding")
-    own = _cues(content.get("cues"), where=f"{name}: cues")
-    return Vocabulary(name=name, findings=findings, nothing=nothing, cues=(*cues, *own))
+    cues = _cues(content.get("cues"), where=f"{name}: cues")
+    if language == ENGLISH:
+        cues = (*_cues(_yaml(_shipped(SHARED), where=SHARED).get("cues"), where=SHARED), *cues)
+    elif not any(cue.says is Finding.ABSENT for cue in cues):
+        raise UserError(
+            f"{name} is in the language {language!r}, and words that deny a finding are known here for {ENGLISH!r} "
+            "alone; name them, such as\ncues:\n  absent: {before: [ohne, kein|keine]}"
+        )
+    return Vocabulary(name=name, findings=findings, nothing=nothing, cues=cues, language=language)
 
 
 def _yaml(text: str, *, where: str) -> dict[object, object]:
@@ -264,9 +292,7 @@ def _cues(value: object, *, where: str) -> tuple[Cue, ...]:
 def _known(content: Mapping[object, object], keys: Sequence[str], *, where: str) -> None:
     for key in content:
         if key not in keys:
-            raise UserError(
-                f"{where} has the unknown entry {key!r} (known: {', '.join(keys)}){suggest(str(key), keys)}"
-            )
+            raise UserError(f"{where} has the unknown entry {key!r}{suggest(str(key), keys)}; known: {', '.join(keys)}")
 
 
 def _phrases(value: object, *, where: str, empty: bool = False, plain: bool = False) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ def record(sample: Sample, *, width: int = 0, height: int = 0) -> bytes:
         "captions": sample.captions,
         "labels": sample.labels,
         **({"findings": dict(sample.findings)} if sample.findings else {}),
+        **({"patient": sample.patient} if sample.patient else {}),
         "width": width,
         "height": height,
     }
@@ -47,6 +48,7 @@ def recorded_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Samp
     reading.ledger.columns.update(text="captions", label="labels")
     labels = Labels(reading.names, where=reading.name)
     seen: set[str] = set()
+    known = reading.spec.patient != ""
     for group in groups:
         fields = parse_object(group.fields["json"].decode("utf-8", "replace"), where=f"{group.stem}.json")
         id = _text(fields, "id", group=group)
@@ -62,6 +64,7 @@ def recorded_samples(groups: Iterable[Group], reading: Reading) -> Iterator[Samp
             namespace=_text(fields, "namespace", group=group) if own is None else own,
             findings=_findings(fields, group=group),
             others=group.others,
+            patient=_text(fields, "patient", group=group) if "patient" in fields and known else "",
         )
 
 

@@ -143,4 +143,5 @@ def _forget(handle: int) -> None:
 
 
 def _plain(sample: Sample) -> tuple[object, ...]:
-    return sample.id, sample.captions, sample.labels, sample.namespace, sample.findings, len(sample.images)
+    known = sample.findings, sample.patient
+    return sample.id, sample.captions, sample.labels, sample.namespace, *known, len(sample.images)

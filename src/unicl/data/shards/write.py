@@ -184,6 +184,8 @@ def _digest(job: _Job) -> str:
             found.update(str(len(sample.others)).encode())
         if sample.findings:
             found.update(repr([(name, int(known)) for name, known in sample.findings]).encode())
+        if sample.patient:
+            found.update(sample.patient.encode("utf-8", "surrogatepass"))
     return found.hexdigest()
 
 

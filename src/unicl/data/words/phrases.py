@@ -5,18 +5,17 @@ import logging
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from hashlib import blake2b
 from importlib import import_module, metadata
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import regex
 
 from unicl.data.clean import prepare
+from unicl.data.loading.pool import pool
 from unicl.data.text import languages
 from unicl.errors import UserError
 
@@ -110,11 +109,11 @@ class _Reader(NamedTuple):
 
 
 def _shared(blocks: Iterator[Sequence[str]], *, kept: "_Kept | None", workers: int) -> Iterator[list[Parsed | None]]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with pool(workers) as processes:
         while some := list(islice(blocks, 4 * workers)):
             known = [kept.get(block) if kept else {} for block in some]
             new = [_unknown(block, k) for block, k in zip(some, known, strict=True)]
-            for block, k, n, found in zip(some, known, new, pool.map(_read, new), strict=True):
+            for block, k, n, found in zip(some, known, new, processes.map(_read, new), strict=True):
                 yield _together(block, k, dict(zip(n, found, strict=True)), kept=kept)
 
 

@@ -70,7 +70,7 @@ def tags_by_speech(
             seen[lemma] += captions[caption]
     kept = most_frequent(seen, count)
     if not kept:
-        raise UserError(f"no caption has {_spoken(speech)} to make tags of; captions in English and Chinese are read")
+        raise UserError(f"no caption has {spoken(speech)} to make tags of; captions in English and Chinese are read")
     return {caption: tuple(lemma for lemma in lemmas if lemma in kept) for caption, lemmas in found.items()}
 
 
@@ -105,7 +105,8 @@ def most_frequent(seen: Counter[str], count: int) -> frozenset[str]:
     return frozenset(sorted(seen, key=lambda lemma: (-seen[lemma], lemma))[:count])
 
 
-def _spoken(speech: Speech) -> str:
+def spoken(speech: Speech) -> str:
+    """What a kind of parts of speech is called in a sentence."""
     return {"nouns": "a noun", "adjectives": "a noun or an adjective", "verbs": "a noun, an adjective or a verb"}[
         speech
     ]

@@ -40,7 +40,7 @@ class Checkpoint:
     ``state`` are its tensors in float32 (integers stay), without the "module." and "_orig_mod." of wrappers;
     ``config`` its config.json or open_clip_config.json, empty if there is none; ``more`` what else a training
     checkpoint says in plain values; ``folder`` where tokenizer files may lie, None for a single file; ``scripted`` if
-    it was a TorchScript archive.
+    it was a TorchScript archive; ``tokenizer`` a file of one that was named beside it.
     """
 
     place: Path
@@ -49,6 +49,7 @@ class Checkpoint:
     more: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     scripted: bool = False
+    tokenizer: Path | None = None
 
     def has(self, *names: str) -> bool:
         """Whether all of these tensors are there."""

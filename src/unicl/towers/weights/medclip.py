@@ -26,6 +26,7 @@ _NOTES: Final = (
     "texts are the mean of the hidden layers 1, 2 and last over all tokens, padding to 77 included; MedCLIP pads to "
     "the longest text at hand, so that its texts depend on their neighbours",
     "pictures are read in colour; MedCLIP saw one grey channel three times",
+    "a class scores the mean over its prompts, as the released code's ensembles; without them it takes the best",
 )
 
 
@@ -52,6 +53,7 @@ def read(found: Checkpoint) -> Published:
         pad_id=tokenizer.pad_id,
         vocab_size=bert.rows(found, root=_TEXT),
         tokenizer=tokenizer,
+        zero_shot={"ensemble": "similarities"},
         notes=_NOTES,
     )
     rules = (

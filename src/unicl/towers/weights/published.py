@@ -31,7 +31,8 @@ class Published:
     * ``image``, ``text``: settings that build its towers exactly, weights "random"; None if it has no such tower.
     * ``width``: of the embedding, D.
     * ``state``: every entry of our towers' state dicts as "image..." and "text...", but for the buffers mean and std;
-      and "log_scale" (), the logarithm of the multiplier of cosines, and "bias" () if it has them.
+      and "log_scale" (), the logarithm of the multiplier of cosines, and "bias" () if it has them; and "objective..."
+      of a term that has weights of its own.
     * ``mean``, ``std``: of pixels from 0 to 1.
     * ``eos_id``, ``pad_id``, ``vocab_size``: what a text tower is built with.
     * ``tokenizer``: the one at hand; None means the one that ``text.tokenizer`` names.
