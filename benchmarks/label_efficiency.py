@@ -57,7 +57,7 @@ WAYS: Final = {
 }
 FRACTIONS: Final = (0.01, 0.1, 1.0)
 RATES: Final[Mapping[tuple[str, Of], float]] = {
-    ("texts", "classes"): 1e-3,
+    ("texts", "classes"): 3e-4,
     ("texts", "findings"): 3e-3,
     ("random", "classes"): 1e-3,
     ("random", "findings"): 1e-3,
@@ -151,7 +151,7 @@ def write(rows: Sequence[Thing], path: Path, *, captions: bool = False) -> None:
 
 
 def prompts(home: Path) -> str:
-    """A file with one template: captions say names and nothing around them, so that no other word was ever learned."""
+    """A file with one template: captions are names and nothing around them, so that no other word was ever learned."""
     path = home / "prompts.txt"
     path.write_text("{}\n", encoding="utf-8")
     return str(path)

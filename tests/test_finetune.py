@@ -99,6 +99,7 @@ def test_unicls_loss_trains_both_towers_and_keeps_them(trained, data, tmp_path):
     assert load_model(out).text is not None
 
 
+@pytest.mark.slow
 def test_layer_decay_of_one_is_the_plain_run(trained, data, layered, tmp_path):
     tuned(trained, data, tmp_path / "one", loss="cross_entropy")
     job, start = begin(asked(trained, data, loss="cross_entropy"), tmp_path / "plain", dials=DIALS)

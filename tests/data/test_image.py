@@ -409,6 +409,7 @@ def test_a_jpeg_that_is_cut_off_is_refused_wherever_the_cut_is(share, options):
         decode(content[: 700 + int(share * (len(content) - 720))])
 
 
+@pytest.mark.slow
 def test_without_simplejpeg_the_pixels_are_the_same():
     content = encoded(photo(60, 80), "JPEG")
     code = (

@@ -163,6 +163,7 @@ def test_training_needs_texts_and_room() -> None:
         train_tokenizer(ENGLISH, vocab_size=200, context=16)
 
 
+@pytest.mark.slow
 def test_other_processes_train_the_same_tokenizer_and_forks_are_silent(trained: Tokenizer) -> None:
     code = (
         "import os, sys, json\n"

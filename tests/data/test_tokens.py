@@ -101,6 +101,7 @@ def test_a_clip_folder_has_the_ids_of_transformers(clip_folder):
     assert (ours.eos_id, ours.pad_id) == (theirs.eos_token_id, theirs.pad_token_id)
 
 
+@pytest.mark.slow
 def test_clips_ids_are_those_of_transformers_for_texts_that_are_clean(clip, clip_folder):
     """It neither mends nor lowers a Greek final sigma as OpenAI does, and U+0345 is no letter to it."""
     theirs = AutoTokenizer.from_pretrained(clip_folder)

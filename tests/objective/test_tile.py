@@ -52,6 +52,7 @@ def test_fused_passes_give_the_numbers_of_the_plain_ones():
         torch.testing.assert_close(own, wanted)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_runs_as_it_is():
     def fails_once(values):
         if torch.compiler.is_compiling():

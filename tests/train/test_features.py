@@ -66,7 +66,7 @@ def calls_of(model):
 
 CASES = (
     ("clip", "test_vit", {}),
-    ("itl", "test_efficientnet", {}),
+    pytest.param("itl", "test_efficientnet", {}, marks=pytest.mark.slow),
     ("wukong", "test_vit", {}),
     pytest.param("clip", "test_vit", {"chunk": 5}, marks=pytest.mark.slow),
     pytest.param("clip", "test_vit", {"views": 2}, marks=pytest.mark.slow),

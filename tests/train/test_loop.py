@@ -130,7 +130,7 @@ def test_resuming_a_finished_run_changes_nothing(data, tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("chunk", [5, "auto"])
+@pytest.mark.parametrize("chunk", [pytest.param(5, marks=pytest.mark.slow), "auto"])
 def test_a_run_in_chunks_is_the_run_at_once(chunk, data, tmp_path):
     whole = job(data)
     train(whole, tmp_path / "whole")

@@ -104,6 +104,7 @@ def test_the_blocks_of_transformers_are_compiled_one_by_one_and_other_models_who
     assert kinds("test_resnet") == ["ResNet"]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_note_says_so_and_nothing_is_compiled(tmp_path):
     import torch._inductor.config as inductor
 

@@ -147,6 +147,7 @@ def test_a_file_without_a_tokenizer_says_what_to_put_beside_it(tmp_path):
         medclip.read(found)
 
 
+@pytest.mark.slow
 def test_one_renamed_missing_or_reshaped_entry_is_named(tmp_path):
     found, *_ = opened(tmp_path, resnet_state)
     spared = r".*(position_ids|pooler\.dense\.\w+)"

@@ -108,6 +108,7 @@ def test_one_wrong_entry_is_named() -> None:
     assert_each_damage_is_named(_with_sizes(state), keys=tuple(state))
 
 
+@pytest.mark.slow
 def test_one_wrong_entry_of_a_resnet_is_named() -> None:
     state = build(RESNET, TEXT, quick_gelu=True).state_dict()
     keys = [

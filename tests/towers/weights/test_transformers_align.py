@@ -117,6 +117,7 @@ def test_the_temperature_divides(tmp_path):
         layout.read(replace(state, state={**state.state, "temperature": torch.tensor(-1.0)}))
 
 
+@pytest.mark.slow
 def test_the_published_size_has_its_exact_count(tmp_path):
     write_tokenizer(tmp_path, tokenizer=load_tokenizer("chinese", context=64), kind="bert")
     config = AlignConfig(vision_config={"hidden_dim": 640})

@@ -144,6 +144,7 @@ def test_names_of_older_files_are_left_out_with_a_note(tmp_path):
     assert [note for note in notes if "pooler" in note]
 
 
+@pytest.mark.slow
 def test_one_wrong_entry_is_an_error_that_names_it(tmp_path):
     saved(tmp_path)
     # Without the folder, the tokenizer is found by its size, and need not be read each time.

@@ -92,7 +92,14 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize(("case", "view"), [*((case, "instances") for case in OURS), ("efficientnet", "classes")])
+@pytest.mark.parametrize(
+    ("case", "view"),
+    [
+        *((case, "instances") for case in OURS if case != "swin"),
+        pytest.param("swin", "instances", marks=pytest.mark.slow),
+        pytest.param("efficientnet", "classes", marks=pytest.mark.slow),
+    ],
+)
 def test_a_nested_model_with_its_own_tokenizer_goes_out_in_both_views(tmp_path, case, view):
     image = OURS[case]
     words = train_tokenizer(TEXTS[:3], vocab_size=300, context=CONTEXT)
