@@ -6,8 +6,9 @@ drawings by the first artist with what they show in words. Drawings by the secon
 drawing. Of these, 1, 10 and 100 % are learned from. In each seed 300 things are held out for the test, of which no
 drawing by either artist was seen before. "From class texts" is `unicl finetune`: UniCL's contrast for classes, and for
 findings a sigmoid that starts as their texts. A random head is a layer on the same tower's features, from small random
-weights, by cross-entropy, or by a sigmoid for findings. Fine-tuning trains all weights of the image tower. Each way has
-one rate, the best of a few on a seed of its own at 10 % of the labels.
+weights, by cross-entropy, or by a sigmoid for findings. Fine-tuning trains all weights of the image tower; "halfway" is
+the model whose weights lie in the middle between the start and the end. Each way has one rate, the best of a few on a
+seed of its own at 10 % of the labels.
 """
 
 import argparse
@@ -46,13 +47,14 @@ from unicl.objective.classify import ClassifySettings
 from unicl.recipes.finetune import finetune
 from unicl.run import Job, classes_of, findings_of, train
 from unicl.space import ImageSource
-from unicl.use.points import Asking, measure
+from unicl.use.points import HEADLINES, Asking, measure, model_at
 
 Of = Literal["classes", "findings"]
 OFS: Final[Mapping[Of, str]] = {"classes": "5 classes: accuracy, %", "findings": "22 findings: mean AUC x 100"}
 WAYS: Final = {
     "probe": "linear probe",
     "texts": "fine-tuned, from class texts",
+    "between": "the same, halfway (WiSE-FT)",
     "random": "fine-tuned, from a random head",
 }
 FRACTIONS: Final = (0.01, 0.1, 1.0)
@@ -62,7 +64,7 @@ RATES: Final[Mapping[tuple[str, Of], float]] = {
     ("random", "classes"): 1e-3,
     ("random", "findings"): 1e-3,
 }
-"""The best of 3e-4, 1e-3 and 3e-3: `--rates` tries them."""
+"""The best of 1e-4, 3e-4, 1e-3 and 3e-3: `--rates` tries them."""
 SIZE: Final = 96
 HELD_OUT: Final = 300
 TUNING_SEED: Final = 100
@@ -179,12 +181,12 @@ def prepare(seed: int, *, out: Path, length: Length) -> None:
     train(Job(recipe=recipe, data=(f"{home}/pairs.csv?root=/",)), home / "clip", device="cpu")
 
 
-def learned(task: Task, *, out: Path, length: Length) -> float:
-    """The number that one run ends with, on the things that were held out."""
+def learned(task: Task, *, out: Path, length: Length) -> dict[str, float]:
+    """By way, the number that one run ends with, on the things that were held out."""
     _quietly()
     home = out / str(task.seed)
     if task.way == "probe":
-        return probed(task, home)
+        return {"probe": probed(task, home)}
     # Findings and labels stand in one table, of which a run is given one.
     data, test = (f"{home}/{name}.csv?{_columns(task.of)}" for name in ("labelled", "test"))
     run = home / f"{task.of}-{task.way}-{task.fraction:g}-{task.rate or 0:g}"
@@ -198,8 +200,16 @@ def learned(task: Task, *, out: Path, length: Length) -> float:
         fit=replace(job.recipe.fit, steps=steps),
     )
     train(replace(job, recipe=recipe), run, start_from=start, device="cpu")
-    scores = measure(load_model(run), load(test), asking=Asking(templates=prompts(home)))
-    return next(score.value for score in scores if score.key in ("zeroshot/top1", "findings/auc"))
+    models = {task.way: load_model(run)}
+    if task.way == "texts":
+        models["between"] = model_at(load_model(run / "start"), load_model(run), share=0.5)
+    return {way: value_of(model, test, home=home) for way, model in models.items()}
+
+
+def value_of(model: TwoTowers, test: str, *, home: Path) -> float:
+    """Accuracy, or the mean area, of a model that was fine-tuned."""
+    scores = measure(model, load(test), asking=Asking(templates=prompts(home)))
+    return next(score.value for score in scores if score.key in HEADLINES)
 
 
 def started(task: Task, data: str, run: Path) -> tuple[Job, TwoTowers]:
@@ -275,7 +285,7 @@ def counted(seed: int, *, out: Path) -> dict[str, dict[str, int]]:
 def measured(length: Length, *, out: Path, rates: Sequence[float]) -> dict[str, Any]:
     """All runs, the long ones first; with ``rates`` only those that a rate is chosen by."""
     seeds = [TUNING_SEED] if rates else list(range(length.seeds))
-    ways = [way for way in WAYS if way != "probe"] if rates else list(WAYS)
+    ways = ["texts", "random"] if rates else ["probe", "texts", "random"]
     tasks = [
         Task(of=of, way=way, fraction=fraction, seed=seed, rate=rate)
         for fraction in ((0.1,) if rates else sorted(FRACTIONS, reverse=True))
@@ -289,15 +299,13 @@ def measured(length: Length, *, out: Path, rates: Sequence[float]) -> dict[str, 
         list(pool.map(_prepared, [(seed, out, length) for seed in seeds]))
         runs = {task: pool.submit(learned, task, out=out, length=length) for task in tasks}
         starts = {of: [pool.submit(before, of, seed, out=out) for seed in seeds] for of in OFS}
-        found = {task: 100 * run.result() for task, run in runs.items()}
+        found = {task: {way: 100 * value for way, value in run.result().items()} for task, run in runs.items()}
         first = {of: [100 * each.result() for each in several] for of, several in starts.items()}
     if rates:
-        return {f"{t.way}, {t.of}, {t.rate:g}": value for t, value in found.items()}
+        return {f"{t.way}, {t.of}, {t.rate:g}": values[t.way] for t, values in found.items()}
+    several = {(t.of, way, t.fraction, t.seed): value for t, values in found.items() for way, value in values.items()}
     curves = {
-        of: {
-            way: {f"{f:g}": [found[Task(of=of, way=way, fraction=f, seed=seed)] for seed in seeds] for f in FRACTIONS}
-            for way in ways
-        }
+        of: {way: {f"{f:g}": [several[of, way, f, seed] for seed in seeds] for f in FRACTIONS} for way in WAYS}
         for of in OFS
     }
     return {"curves": curves, "without labels": first, "labels": [counted(seed, out=out) for seed in seeds]}
@@ -340,7 +348,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         axes.set_xticks(FRACTIONS, [f"{fraction:.0%}" for fraction in FRACTIONS])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
