@@ -43,6 +43,7 @@ def test_resuming_with_another_configuration_names_the_fields(data, tmp_path):
         train(other, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_may_be_made_longer(data, tmp_path):
     train(job(data), tmp_path / "run")
     longer = job(data)
@@ -50,6 +51,7 @@ def test_a_run_may_be_made_longer(data, tmp_path):
     assert train(longer, tmp_path / "run", resume=True).step == 3
 
 
+@pytest.mark.slow
 def test_how_a_step_is_computed_may_change_when_a_run_goes_on(data, tmp_path):
     train(job(data), tmp_path / "run")
     other = job(data)

@@ -37,6 +37,7 @@ def adapted(data, published, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_published_model_is_trained_further_and_goes_back(published, adapted, tmp_path):
     assert "init: " in (adapted / "config.yaml").read_text()
     assert code("export", adapted, "--to", "transformers", "--out", tmp_path / "hf") == 0

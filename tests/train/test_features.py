@@ -90,6 +90,7 @@ def test_a_cached_run_equals_the_live_run_and_nothing_locked_moves(data, tmp_pat
         torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
+@pytest.mark.slow
 def test_features_in_bfloat16_are_those_of_a_live_run_in_bfloat16(data, tmp_path):
     for cache in ("off", tmp_path / "kept"):
         train(locked(data, cache=cache, steps=3, precision="bf16"), tmp_path / f"run-{cache == 'off'}")
@@ -107,6 +108,7 @@ def test_each_image_is_seen_once_and_one_that_cannot_be_read_is_said_so(data, tm
     assert said == {"not an image"}
 
 
+@pytest.mark.slow
 def test_runs_with_other_heads_and_data_share_a_folder(data, tmp_path):
     train(locked(data[1:], cache=tmp_path / "kept", steps=2), tmp_path / "first")
     before = shards(tmp_path / "kept")
@@ -211,6 +213,7 @@ def test_a_tower_that_learns_is_refused(data, tmp_path):
         train(replace(job, recipe=learns), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_by_itself_a_run_keeps_features_where_that_pays(data, tmp_path):
     few = locked(data, steps=1, batch=6)
     for name, job in (("few", few), ("parts", locked(data, "wukong", steps=4)), ("off", locked(data, cache="off"))):

@@ -123,6 +123,7 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_same_end(data, tmp_pa
     assert (tmp_path / "cut" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(data, tmp_path):
     train(job(data), tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_text()

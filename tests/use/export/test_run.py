@@ -64,6 +64,7 @@ def test_a_program_of_torch_loads_back(model, tmp_path, photos, dtype):
     assert torch.allclose(load_export(tmp_path / "out").embed_text(texts), model.embed_text(texts), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_class_view_goes_out_as_a_narrower_model(model, tmp_path):
     settings = replace(FEW, view="classes", normalise=False, pixels="float32")
     export(model, tmp_path / "out", to="torch", settings=settings)
